@@ -1,0 +1,162 @@
+// What happens to a panel's scores between Q K^T and the softmax, a pass for each thing that a tile asks for.
+//
+// Scores are (key, kPanelRows). Order as in ONNX Attention: softcap, then bias and mask.
+#pragma once
+
+#include "op/cpu/kernel/math.h"
+#include "op/cpu/kernel/panel.h"
+#include "op/cpu/kernel/values.h"
+
+namespace flashonnx::cpu::FLASHONNX_ISA {
+
+constexpr int64_t kBlockKeys = 128;  // scores and bias of a panel then stay in L1
+constexpr float kNever = -__builtin_inff();
+
+// Keys [begin, end).
+struct KeySpan {
+  int64_t begin, end;
+
+  bool empty() const { return begin >= end; }
+  int64_t size() const { return end - begin; }
+  bool contains(KeySpan other) const { return begin <= other.begin && other.end <= end; }
+  KeySpan within(KeySpan other) const {
+    return {begin > other.begin ? begin : other.begin, end < other.end ? end : other.end};
+  }
+  KeySpan joined(KeySpan other) const {
+    if (empty()) return other;
+    if (other.empty()) return *this;
+    return {begin < other.begin ? begin : other.begin, end > other.end ? end : other.end};
+  }
+};
+
+// One value for each lane; lanes past the last row repeat it.
+template <typename Get>
+inline void fill_lanes(const TileRow* rows, int count, float (&lanes)[kPanelRows], const Get& get) {
+  for (int r = 0; r < kPanelRows; ++r) lanes[r] = get(rows[r < count ? r : count - 1]);
+}
+
+inline void apply_softcap(float softcap, int64_t count, float* scores) {
+  const Vec cap = broadcast(softcap), inverse = broadcast(1 / softcap);
+  for (int64_t i = 0; i < count * kPanelRows; i += kLanes) {
+    store(scores + i, cap * tanh(load(scores + i) * inverse));
+  }
+}
+
+inline void add_alibi(const TileRow* rows, int count, KeySpan keys, float* scores) {
+  alignas(64) float slopes[kPanelRows], positions[kPanelRows];
+  fill_lanes(rows, count, slopes, [](const TileRow& row) { return row.slope; });
+  fill_lanes(rows, count, positions, [&](const TileRow& row) { return static_cast<float>(row.position - keys.begin); });
+  for (int first = 0; first < kPanelRows; first += kLanes) {
+    const Vec slope = load(slopes + first), position = load(positions + first);
+    for (int64_t j = 0; j < keys.size(); ++j) {
+      float* score = scores + j * kPanelRows + first;
+      const Vec ahead = broadcast(static_cast<float>(j)) - position;
+      const Vec distance = max(ahead, broadcast(0.0f) - ahead);
+      store(score, fnma(slope, distance, load(score)));
+    }
+  }
+}
+
+inline void add_row_bias(const TileRow* rows, int count, int64_t keys, float* scores) {
+  alignas(64) float biases[kPanelRows];
+  fill_lanes(rows, count, biases, [](const TileRow& row) { return row.bias; });
+  for (int64_t i = 0; i < keys * kPanelRows; i += kLanes) {
+    store(scores + i, load(scores + i) + load(biases + i % kPanelRows));
+  }
+}
+
+// -infinity forbids a key even where the score is NaN or +infinity.
+inline Vec masked(Vec score, Vec bias) {
+  const Vec never = broadcast(kNever);
+  return select(equal(bias, never), never, score + bias);
+}
+
+inline void add_mask(const float* bias, int64_t count, float* scores) {
+  for (int64_t i = 0; i < count * kPanelRows; i += kLanes) store(scores + i, masked(load(scores + i), load(bias + i)));
+}
+
+inline void add_shared_mask(const float* bias, int64_t count, float* scores) {
+  for (int64_t i = 0; i < count * kPanelRows; i += kLanes) {
+    store(scores + i, masked(load(scores + i), broadcast(bias[i / kPanelRows])));
+  }
+}
+
+// Keys outside of a row's own range are forbidden.
+inline void apply_ranges(const TileRow* rows, int count, KeySpan keys, float* scores) {
+  const auto relative = [&](int64_t key) {
+    const int64_t clamped = key < keys.begin ? keys.begin : key > keys.end ? keys.end : key;
+    return static_cast<float>(clamped - keys.begin);
+  };
+  alignas(64) float begins[kPanelRows], ends[kPanelRows];
+  fill_lanes(rows, count, begins, [&](const TileRow& row) { return relative(row.begin); });
+  fill_lanes(rows, count, ends, [&](const TileRow& row) { return relative(row.end); });
+  const Vec never = broadcast(kNever);
+  for (int first = 0; first < kPanelRows; first += kLanes) {
+    const Vec begin = load(begins + first), end = load(ends + first);
+    for (int64_t j = 0; j < keys.size(); ++j) {
+      float* score = scores + j * kPanelRows + first;
+      const Vec key = broadcast(static_cast<float>(j));
+      store(score, select(less(key, begin), never, select(less(key, end), load(score), never)));
+    }
+  }
+}
+
+// What a panel's mask says about a block.
+enum class PanelMask {
+  kNone,            // there is no mask, or it is 0 everywhere here
+  kNothingAllowed,  // the block need not be computed
+  kByRow,           // bias is (key, kPanelRows)
+  kShared,          // bias is (key): the same for all rows
+};
+
+// Watches the values of a mask go by.
+struct MaskSummary {
+  bool all_zero = true;
+  bool none_allowed = true;
+
+  void see(Vec bias) {
+    all_zero = all_zero && all(equal(bias, broadcast(0.0f)));
+    none_allowed = none_allowed && all(equal(bias, broadcast(kNever)));
+  }
+
+  PanelMask or_else(PanelMask kind) const {
+    return none_allowed ? PanelMask::kNothingAllowed : all_zero ? PanelMask::kNone : kind;
+  }
+};
+
+inline PanelMask load_shared_mask(const Tile& tile, const TileRow& row, KeySpan keys, float* bias) {
+  MaskSummary summary;
+  for (int64_t j = 0; j < keys.size(); j += kLanes) {
+    const int64_t left = keys.size() - j;
+    const Vec values = load_values(tile.mask_dtype, row.mask, keys.begin + j, left);
+    summary.see(values);
+    store(bias + j, values);
+  }
+  return summary.or_else(PanelMask::kShared);
+}
+
+inline PanelMask load_mask(const Tile& tile, const TileRow* rows, int count, KeySpan keys, float* bias) {
+  if (tile.mask_dtype == DType::kUndefined) return PanelMask::kNone;
+  if (tile.mask_is_shared) return load_shared_mask(tile, rows[0], keys, bias);
+  MaskSummary summary;
+  for (int64_t j = 0; j < keys.size(); j += kLanes) {
+    const int64_t left = keys.size() - j;
+    for (int first = 0; first < kPanelRows; first += kLanes) {
+      Vec values[kLanes];
+      for (int r = 0; r < kLanes; ++r) {
+        const TileRow& row = rows[first + r < count ? first + r : count - 1];
+        values[r] = load_values(tile.mask_dtype, row.mask, keys.begin + j, left);
+        if (left >= kLanes) summary.see(values[r]);
+      }
+      transpose(values);
+      for (int64_t c = 0; c < kLanes; ++c) {
+        if (c >= left) break;
+        if (left < kLanes) summary.see(values[c]);
+        store(bias + (j + c) * kPanelRows + first, values[c]);
+      }
+    }
+  }
+  return summary.or_else(PanelMask::kByRow);
+}
+
+}  // namespace flashonnx::cpu::FLASHONNX_ISA

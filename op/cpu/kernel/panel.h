@@ -1,0 +1,104 @@
+// The micro-kernel: C = A B and C = diag(f) C + A B for panels, matrices whose rows are kPanelRows query rows wide.
+//
+// Lanes are query rows, so scores and outputs are computed transposed: S^T = K Q^T and O^T = V^T P^T. K and V are read
+// in place, an element at a time, broadcast to all lanes; only Q is packed. Row maxima, sums and rescaling are then
+// plain vector operations.
+#pragma once
+
+#include "op/cpu/kernel/simd.h"
+
+namespace flashonnx::cpu::FLASHONNX_ISA {
+
+constexpr int kPanelVectors = 2;
+constexpr int kPanelRows = kPanelVectors * kLanes;
+
+// sums[n] += sum over k < depth of a[n * a_n + k * a_k] * b[k]; b has kPanelRows columns.
+template <int N>
+__attribute__((always_inline)) inline void multiply(const float* a, int64_t a_n, int64_t a_k, const float* b,
+                                                    int64_t depth, Vec (&sums)[N][kPanelVectors]) {
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec b_row[kPanelVectors];
+    for (int v = 0; v < kPanelVectors; ++v) b_row[v] = load(b + k * kPanelRows + v * kLanes);
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) {
+      const Vec factor = broadcast(a[n * a_n + k * a_k]);
+      for (int v = 0; v < kPanelVectors; ++v) sums[n][v] = fma(factor, b_row[v], sums[n][v]);
+    }
+  }
+}
+
+// N rows of S^T: keys' rows lie `stride` apart, q is (head_size, kPanelRows).
+template <int N>
+void score_keys(const float* keys, int64_t stride, const float* q, int64_t head_size, float* scores) {
+  Vec sums[N][kPanelVectors];
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+    for (int v = 0; v < kPanelVectors; ++v) sums[n][v] = broadcast(0.0f);
+  }
+  multiply<N>(keys, stride, 1, q, head_size, sums);
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+    for (int v = 0; v < kPanelVectors; ++v) store(scores + n * kPanelRows + v * kLanes, sums[n][v]);
+  }
+}
+
+// N rows of O^T: o = factor * o + V^T P^T, p is (count, kPanelRows), factor (kPanelRows).
+template <int N>
+void add_values(const float* values, int64_t stride, const float* p, int64_t count, const float* factor, float* o) {
+  Vec sums[N][kPanelVectors];
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+    for (int v = 0; v < kPanelVectors; ++v) {
+      sums[n][v] = load(factor + v * kLanes) * load(o + n * kPanelRows + v * kLanes);
+    }
+  }
+  multiply<N>(values, 1, stride, p, count, sums);
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+    for (int v = 0; v < kPanelVectors; ++v) store(o + n * kPanelRows + v * kLanes, sums[n][v]);
+  }
+}
+
+// Rows to do next of `left`: as many as registers hold, but never a last group so small that it waits for its sums.
+constexpr int64_t group_of(int64_t left) {
+  if (left <= kMaxBroadcasts) return left;
+  return left <= kMaxBroadcasts + kMaxBroadcasts / 2 ? (left + 1) / 2 : kMaxBroadcasts;
+}
+
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+
+// Calls body(Constant<n>) for n in [1, Max].
+template <int Max, typename Body>
+inline void with_constant(int64_t n, const Body& body) {
+  if constexpr (Max > 0) {
+    if (n == Max) return body(Constant<Max>{});
+    with_constant<Max - 1>(n, body);
+  }
+}
+
+// S^T of `count` keys.
+inline void score_all(const float* keys, int64_t stride, int64_t count, const float* q, int64_t head_size,
+                      float* scores) {
+  for (int64_t j = 0, group; j < count; j += group) {
+    group = group_of(count - j);
+    with_constant<kMaxBroadcasts>(group, [&](auto n) {
+      score_keys<decltype(n)::value>(keys + j * stride, stride, q, head_size, scores + j * kPanelRows);
+    });
+  }
+}
+
+// O^T of all v_head_size columns of V.
+inline void add_all_values(const float* values, int64_t stride, int64_t count, int64_t v_head_size, const float* p,
+                           const float* factor, float* o) {
+  for (int64_t d = 0, group; d < v_head_size; d += group) {
+    group = group_of(v_head_size - d);
+    with_constant<kMaxBroadcasts>(group, [&](auto n) {
+      add_values<decltype(n)::value>(values + d, stride, p, count, factor, o + d * kPanelRows);
+    });
+  }
+}
+
+}  // namespace flashonnx::cpu::FLASHONNX_ISA

@@ -1,0 +1,31 @@
+// Vectors of floats in the instruction set that this file is compiled for (FLASHONNX_ISA names it and its namespace).
+//
+// Each simd_<isa>.h gives, in namespace flashonnx::cpu::<isa>:
+//   Vec, kLanes                        arithmetic by + - * /
+//   load, store, broadcast             addresses need no alignment
+//   fma(a, b, c) = a * b + c,          fnma(a, b, c) = c - a * b
+//   max(a, b)                          b where either is NaN
+//   Mask, less, equal, both, all       lane by lane; a comparison with NaN is false
+//   select(mask, a, b), zero_where(mask, a)
+//   times_pow2(a, n)                   a * 2^k, for n = kRoundingShift + k (math.h) and a normal result
+//   sum(a)                             of the lanes
+//   transpose(rows)                    of kLanes vectors
+//   load_half, load_bfloat16, store_half, store_bfloat16, load_mask_bytes
+//   kMaxBroadcasts                     of the micro-kernel (panel.h)
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "op/cpu/kernel/tile.h"
+
+#if defined(FLASHONNX_ISA_AVX512)
+#define FLASHONNX_ISA avx512
+#include "op/cpu/kernel/simd_avx512.h"
+#elif defined(FLASHONNX_ISA_AVX2)
+#define FLASHONNX_ISA avx2
+#include "op/cpu/kernel/simd_avx2.h"
+#else
+#define FLASHONNX_ISA generic
+#include "op/cpu/kernel/simd_generic.h"
+#endif
