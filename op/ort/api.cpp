@@ -1,23 +1,38 @@
 #include "op/ort/api.h"
 
+#include <algorithm>
+#include <cstdlib>
+
 namespace flashonnx::ort {
 namespace {
 
 // The first with OrtCustomOp::InferOutputShapeFn.
-constexpr uint32_t kMinApiVersion = 17;
-static_assert(ORT_API_VERSION >= kMinApiVersion, "ONNX Runtime's headers are too old");
+static_assert(ORT_API_VERSION >= 17, "ONNX Runtime's headers are too old");
+
+// Before 1.28, shape inference that sets an optional output which a node does not have ends the process.
+constexpr uint32_t kMinMinorVersion = 28;
+
+// "1.32.0" -> 32. The API's version is the minor version; a later major version is taken to have every API.
+uint32_t minor_version(const std::string& version) {
+  if (version.rfind("1.", 0) != 0) return ORT_API_VERSION;
+  return static_cast<uint32_t>(std::strtoul(version.c_str() + 2, nullptr, 10));
+}
 
 }  // namespace
 
 Status find_api(const OrtApiBase* base, Api* api) {
-  for (uint32_t version = ORT_API_VERSION; version >= kMinApiVersion; --version) {
-    if (const OrtApi* functions = base->GetApi(version)) {
-      *api = {functions, version};
-      return {};
-    }
+  const std::string runtime = base->GetVersionString();
+  const uint32_t minor = minor_version(runtime);
+  if (minor < kMinMinorVersion) {
+    return Status::error("ONNX Runtime " + runtime + " is too old; allowed: 1." + std::to_string(kMinMinorVersion) +
+                         " or later");
   }
-  return Status::error(std::string("ONNX Runtime ") + base->GetVersionString() +
-                       " is too old for flashonnx; allowed: 1.17 or later");
+  // Asking for a newer API than the runtime has makes it complain on stderr.
+  const uint32_t version = std::min<uint32_t>(ORT_API_VERSION, minor);
+  const OrtApi* functions = base->GetApi(version);
+  if (functions == nullptr) return Status::error("ONNX Runtime " + runtime + " has no API " + std::to_string(version));
+  *api = {functions, version};
+  return {};
 }
 
 Status from_ort(const OrtApi* api, OrtStatus* status) {

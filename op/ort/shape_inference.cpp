@@ -1,5 +1,6 @@
 #include "op/ort/shape_inference.h"
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -21,15 +22,20 @@ class Symbols {
     return first() - static_cast<int64_t>(names_.size() - 1);
   }
 
-  const char* name(int64_t number) const {
-    return number > first() ? "" : names_[static_cast<size_t>(first() - number)].c_str();
-  }
+  const std::string& name(int64_t number) const { return names_[static_cast<size_t>(first() - number)]; }
 
  private:
   static int64_t first() { return kUnknownSize - 1; }
 
   std::vector<std::string> names_;
 };
+
+// A dimension without a name would be stored as the number -1, and a name that two nodes share would make their
+// dimensions equal.
+std::string unique_name() {
+  static std::atomic<uint64_t> counter{0};
+  return "flashonnx_unknown_" + std::to_string(counter++);
+}
 
 class ShapeInference {
  public:
@@ -41,6 +47,7 @@ class ShapeInference {
     if (status.ok()) status = read_inputs(&node);
     Sizes sizes;
     if (status.ok()) status = check_node(node, &sizes);
+    // The context does not tell how many outputs the node has, and refuses those beyond.
     for (int i = 0; status.ok() && i < contract::kNumOutputs; ++i) status = write(i, infer_output(node, sizes, i));
     return status;
   }
@@ -78,15 +85,17 @@ class ShapeInference {
     if (!status.ok()) return status;
     const TensorInfo info(raw, TensorInfoDeleter{api_});
     std::vector<int64_t> dims;
-    std::vector<const char*> names;
+    std::vector<std::string> names;
     for (const int64_t dim : desc.dims) {
       dims.push_back(dim < 0 ? -1 : dim);
-      names.push_back(dim < 0 ? symbols_.name(dim) : "");
+      names.push_back(dim >= 0 ? "" : dim == kUnknownSize ? unique_name() : symbols_.name(dim));
     }
+    std::vector<const char*> texts;
+    for (const std::string& name : names) texts.push_back(name.c_str());
     const auto type = static_cast<ONNXTensorElementDataType>(desc.dtype);
     status = from_ort(api_, api_->SetTensorElementType(raw, type));
     if (status.ok()) status = from_ort(api_, api_->SetDimensions(raw, dims.data(), dims.size()));
-    if (status.ok()) status = from_ort(api_, api_->SetSymbolicDimensions(raw, names.data(), names.size()));
+    if (status.ok()) status = from_ort(api_, api_->SetSymbolicDimensions(raw, texts.data(), texts.size()));
     if (!status.ok()) return status;
     return from_ort(api_, api_->ShapeInferContext_SetOutputTypeShape(context_, static_cast<size_t>(index), raw));
   }
