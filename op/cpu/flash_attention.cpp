@@ -36,7 +36,7 @@ struct Choice {
 
 Choice refused(const char* value, const std::string& reason) {
   Choice choice;
-  choice.status = Status::error(std::string("FlashAttention: ") + kKernelVariable + "=" + value + ": " + reason);
+  choice.status = Status::error(std::string(kKernelVariable) + "=" + value + ": " + reason);
   return choice;
 }
 

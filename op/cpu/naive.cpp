@@ -135,7 +135,7 @@ Status run_naive(const Problem& problem, const Parallel& parallel) {
       out_of_memory = true;  // no exception may cross the caller's thread pool
     }
   });
-  if (out_of_memory) return Status::error("FlashAttention: no memory for a row of scores");
+  if (out_of_memory) return Status::error("no memory for a row of scores");
   return {};
 }
 

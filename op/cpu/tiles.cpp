@@ -241,7 +241,7 @@ Status run_tiles(const Problem& problem, const Plan& plan, void* workspace, cons
       }
     });
   }
-  if (out_of_memory) return Status::error("FlashAttention: no memory for a tile of scores");
+  if (out_of_memory) return Status::error("no memory for a tile of scores");
   return {};
 }
 

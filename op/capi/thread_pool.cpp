@@ -1,0 +1,83 @@
+#include "op/capi/thread_pool.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <system_error>
+#include <thread>
+
+namespace flashonnx {
+
+ThreadPool& ThreadPool::instance() {
+  static std::mutex mutex;
+  static ThreadPool* pool = nullptr;
+  static pid_t owner = 0;
+  std::lock_guard<std::mutex> lock(mutex);
+  if (pool == nullptr || owner != getpid()) {
+    pool = new ThreadPool;  // never deleted: at exit its workers may be gone, or still wait on it
+    owner = getpid();
+  }
+  return *pool;
+}
+
+void ThreadPool::run(int threads, int64_t count, Parallel::Task task, void* context) {
+  const int workers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
+  std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
+  if (workers <= 0 || !busy.owns_lock()) {
+    for (int64_t i = 0; i < count; ++i) task(context, i);
+    return;
+  }
+  start_workers(workers);
+  Job job{task, context, count, workers};
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    job.workers = std::min(workers, workers_);
+    job_ = job;
+    working_ = job.workers;
+    next_.store(0, std::memory_order_relaxed);
+    ++jobs_posted_;
+  }
+  posted_.notify_all();
+  take_tasks(job);
+  std::unique_lock<std::mutex> lock(mutex_);
+  finished_.wait(lock, [this] { return working_ == 0; });
+}
+
+void ThreadPool::start_workers(int workers) {
+  try {
+    while (workers_ < workers) {
+      std::thread(&ThreadPool::work, this, workers_).detach();
+      ++workers_;
+    }
+  } catch (const std::system_error&) {
+    // No more threads to be had.
+  }
+}
+
+void ThreadPool::work(int worker) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  uint64_t seen = 0;
+  while (true) {
+    posted_.wait(lock, [&] { return jobs_posted_ != seen; });
+    seen = jobs_posted_;
+    const Job job = job_;
+    if (worker >= job.workers) continue;
+    lock.unlock();
+    take_tasks(job);
+    lock.lock();
+    if (--working_ == 0) finished_.notify_one();
+  }
+}
+
+void ThreadPool::take_tasks(const Job& job) {
+  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < job.count;) job.task(job.context, i);
+}
+
+PoolParallel::PoolParallel(int threads)
+    : threads_(threads > 0 ? threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {}
+
+void PoolParallel::run(int64_t count, Task task, void* context) const {
+  ThreadPool::instance().run(threads_, count, task, context);
+}
+
+}  // namespace flashonnx
