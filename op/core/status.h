@@ -1,6 +1,8 @@
 // The outcome of a call: fine, or one message for the user.
 #pragma once
 
+#include <exception>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -21,5 +23,17 @@ class [[nodiscard]] Status {
  private:
   std::string message_;
 };
+
+// Runs `body`, which returns a Status, and lets no exception out.
+template <typename Body>
+Status guarded(Body&& body) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return Status::error("out of memory");
+  } catch (const std::exception& exception) {
+    return Status::error(exception.what());
+  }
+}
 
 }  // namespace flashonnx

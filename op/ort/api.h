@@ -27,18 +27,6 @@ Status from_ort(const OrtApi* api, OrtStatus* status);
 // nullptr if `status` is fine. `where` is put in front of the message.
 OrtStatus* to_ort(const OrtApi* api, const std::string& where, const Status& status);
 
-// Runs `body`, which returns a Status, and lets no exception out.
-template <typename Body>
-Status guarded(Body&& body) {
-  try {
-    return body();
-  } catch (const std::bad_alloc&) {
-    return Status::error("out of memory");
-  } catch (const std::exception& exception) {
-    return Status::error(exception.what());
-  }
-}
-
 struct TensorInfoDeleter {
   const OrtApi* api;
   void operator()(OrtTensorTypeAndShapeInfo* info) const { api->ReleaseTensorTypeAndShapeInfo(info); }

@@ -56,5 +56,5 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL Regist
   const flashonnx::Status found = find_api(base, &api);
   // Every version of the API begins alike, so the oldest can say what is wrong.
   if (!found.ok()) return to_ort(base->GetApi(1), "flashonnx", found);
-  return to_ort(api.functions, "flashonnx", guarded([&] { return register_ops(options, api); }));
+  return to_ort(api.functions, "flashonnx", flashonnx::guarded([&] { return register_ops(options, api); }));
 }
