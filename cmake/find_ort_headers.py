@@ -38,7 +38,7 @@ RELEASE_SHA256 = "8344d55f93d5bc5021ce342db50f62079daf39aaafb5d311a451846228be49
 TIMEOUT_S = 600
 
 
-class NotFound(Exception):
+class NotFoundError(Exception):
     """Why a source has no headers."""
 
 
@@ -50,14 +50,14 @@ def api_version(include: Path) -> int:
 def in_folder(folder: Path) -> Path:
     """The folder under `folder` that holds usable headers."""
     if not folder.is_dir():
-        raise NotFound(f"{folder} is not a folder")
+        raise NotFoundError(f"{folder} is not a folder")
     too_old = []
     for header in sorted(folder.rglob(HEADER)):
         version = api_version(header.parent)
         if version >= MIN_API_VERSION:
             return header.parent
         too_old.append(f"{header.parent} has API version {version}, {MIN_API_VERSION} or later is needed")
-    raise NotFound("; ".join(too_old) or f"no {HEADER} under {folder}")
+    raise NotFoundError("; ".join(too_old) or f"no {HEADER} under {folder}")
 
 
 def from_system(_: Path) -> Path:
@@ -67,21 +67,21 @@ def from_system(_: Path) -> Path:
     for folder in folders:
         try:
             return in_folder(folder)
-        except NotFound as error:
+        except NotFoundError as error:
             reasons.append(str(error))
-    raise NotFound("; ".join(reasons))
+    raise NotFoundError("; ".join(reasons))
 
 
 def run(*command: str, cwd: Path) -> None:
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except FileNotFoundError:
-        raise NotFound(f"{command[0]} is not installed") from None
+        raise NotFoundError(f"{command[0]} is not installed") from None
     except subprocess.TimeoutExpired:
-        raise NotFound(f"{command[0]} took more than {TIMEOUT_S} s") from None
+        raise NotFoundError(f"{command[0]} took more than {TIMEOUT_S} s") from None
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise NotFound(f"{' '.join(command[:2])} failed: {last}")
+        raise NotFoundError(f"{' '.join(command[:2])} failed: {last}")
 
 
 def distribution() -> str:
@@ -109,15 +109,15 @@ def from_apt(cache: Path) -> Path:
     suites = SUITES.get(distribution())
     source = next(apt_sources(), None)
     if suites is None or source is None:
-        raise NotFound("this machine has no Debian or Ubuntu package sources")
+        raise NotFoundError("this machine has no Debian or Ubuntu package sources")
     component = "main" if distribution() == "debian" else "main universe"
     reasons = []
     for suite in suites:
         try:
             return in_folder(apt_unpack(f"{source} {suite} {component}\n", cache))
-        except NotFound as error:
+        except NotFoundError as error:
             reasons.append(f"{suite}: {error}")
-    raise NotFound("; ".join(reasons))
+    raise NotFoundError("; ".join(reasons))
 
 
 def apt_unpack(source: str, cache: Path) -> Path:
@@ -141,7 +141,7 @@ def apt_unpack(source: str, cache: Path) -> Path:
         run("apt-get", "download", APT_PACKAGE, *flags, cwd=private)
         package = next(private.glob("*.deb"), None)
         if package is None:
-            raise NotFound(f"apt-get downloaded no {APT_PACKAGE}")
+            raise NotFoundError(f"apt-get downloaded no {APT_PACKAGE}")
         target.mkdir(parents=True, exist_ok=True)
         run("dpkg-deb", "-x", str(package), str(target), cwd=private)
     return target
@@ -152,7 +152,7 @@ def from_npm(cache: Path) -> Path:
         run("npm", "pack", "--silent", NPM_PACKAGE, cwd=Path(temporary))
         package = next(Path(temporary).glob("*.tgz"), None)
         if package is None:
-            raise NotFound(f"npm downloaded no {NPM_PACKAGE}")
+            raise NotFoundError(f"npm downloaded no {NPM_PACKAGE}")
         return unpack_headers(package, cache / "npm")
 
 
@@ -163,10 +163,10 @@ def from_release(cache: Path) -> Path:
             with urllib.request.urlopen(RELEASE, timeout=30) as response, archive.open("wb") as file:
                 shutil.copyfileobj(response, file)
         except OSError as error:
-            raise NotFound(f"{RELEASE}: {error}") from None
+            raise NotFoundError(f"{RELEASE}: {error}") from None
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != RELEASE_SHA256:
-            raise NotFound(f"{RELEASE} has SHA-256 {found}, expected {RELEASE_SHA256}")
+            raise NotFoundError(f"{RELEASE} has SHA-256 {found}, expected {RELEASE_SHA256}")
         return unpack_headers(archive, cache / "release")
 
 
@@ -182,12 +182,12 @@ def unpack_headers(archive: Path, target: Path) -> Path:
                 if folders and content and os.path.dirname(member.name) == folders[0]:
                     (target / os.path.basename(member.name)).write_bytes(content.read())
     except (tarfile.TarError, EOFError) as error:
-        raise NotFound(f"{archive.name} is damaged: {error}") from None
+        raise NotFoundError(f"{archive.name} is damaged: {error}") from None
     return in_folder(target)
 
 
 def find(include: str | None, cache: Path) -> Path:
-    """The headers' folder; NotFound says what every source answered."""
+    """The headers' folder; NotFoundError says what every source answered."""
     if include:
         return in_folder(Path(include))
     sources: dict[str, Callable[[Path], Path]] = {
@@ -202,19 +202,21 @@ def find(include: str | None, cache: Path) -> Path:
         print(f"ONNX Runtime headers: {name} ...", file=sys.stderr, flush=True)
         try:
             return source(cache)
-        except NotFound as error:
+        except NotFoundError as error:
             reasons.append(f"  {name}: {error}")
-    raise NotFound("\n" + "\n".join(reasons))
+    raise NotFoundError("\n" + "\n".join(reasons))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder for what is fetched")
-    parser.add_argument("--include", default=os.environ.get("FLASHONNX_ORT_INCLUDE"), help="folder that has the headers")
+    parser.add_argument(
+        "--include", default=os.environ.get("FLASHONNX_ORT_INCLUDE"), help="folder that has the headers"
+    )
     arguments = parser.parse_args()
     try:
         print(find(arguments.include, arguments.cache))
-    except NotFound as error:
+    except NotFoundError as error:
         print(
             f"No ONNX Runtime headers (onnxruntime_c_api.h, API version {MIN_API_VERSION} or later): {error}\n"
             f"Install your distribution's {APT_PACKAGE}, or unpack an ONNX Runtime release and set "
