@@ -78,6 +78,8 @@ constexpr char kDomain[] = "{contract["domain"]}";
 constexpr char kOpType[] = "{contract["op_type"]}";
 constexpr int kSinceVersion = {contract["since_version"]};
 constexpr int64_t kMaxSize = {contract["max_size"]};
+constexpr char kPresentInputs[] = "{contract["layer_attributes"]["inputs"]}";
+constexpr char kPresentOutputs[] = "{contract["layer_attributes"]["outputs"]}";
 """
 
     @staticmethod
