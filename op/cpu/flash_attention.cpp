@@ -68,7 +68,7 @@ void cut_into_tiles(const Problem& problem, Plan& plan) {
   const int64_t heads = problem.batch_size * problem.kv_num_heads;
   const int64_t rows = problem.q_sequence_length * problem.group_size();
   const int64_t panel = panel_rows(plan.isa);
-  plan.tile_rows = std::min<int64_t>(kMaxTileRows, ceil_div(rows, panel) * panel);
+  plan.tile_rows = std::clamp<int64_t>(ceil_div(rows, panel) * panel, panel, kMaxTileRows);
   while (plan.tile_rows > panel && heads * ceil_div(rows, plan.tile_rows) < kEnoughTasks) {
     plan.tile_rows = ceil_div(plan.tile_rows / 2, panel) * panel;
   }

@@ -61,7 +61,7 @@ class KvHead {
     tile.dtype = p_.dtype;
     tile.head_size = p_.head_size;
     tile.v_head_size = p_.v_head_size;
-    tile.scale = static_cast<float>(p_.scale);
+    set_scale(tile);
     tile.softcap = static_cast<float>(p_.softcap);
     tile.mask_dtype = has_mask_by_key() ? p_.mask.dtype : DType::kUndefined;
     tile.mask_is_shared = p_.mask.row_stride == 0 && (p_.mask.head_stride == 0 || p_.group_size() == 1);
@@ -102,6 +102,15 @@ class KvHead {
     }
     row.bias = static_cast<float>(mask_bias(p_.mask, index));
     if (row.bias == kNoSink) row.end = row.begin;
+  }
+
+  // In two factors: multiplied into Q as a whole, the scale would cost Q's exact products with K a rounding.
+  void set_scale(Tile& tile) const {
+    int exponent = 0;
+    const double fraction = std::frexp(std::abs(p_.scale), &exponent);
+    tile.q_scale = static_cast<float>(std::copysign(std::ldexp(1.0, exponent - 1), p_.scale));
+    tile.score_scale = static_cast<float>(2 * fraction);
+    if (p_.scale == 0) tile.q_scale = 0, tile.score_scale = 1;
   }
 
   void add_segments(Tile& tile) const {

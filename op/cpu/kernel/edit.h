@@ -35,6 +35,10 @@ inline void fill_lanes(const TileRow* rows, int count, float (&lanes)[kPanelRows
   for (int r = 0; r < kPanelRows; ++r) lanes[r] = get(rows[r < count ? r : count - 1]);
 }
 
+inline void scale_scores(float scale, int64_t count, float* scores) {
+  for (int64_t i = 0; i < count * kPanelRows; i += kLanes) store(scores + i, load(scores + i) * broadcast(scale));
+}
+
 inline void apply_softcap(float softcap, int64_t count, float* scores) {
   const Vec cap = broadcast(softcap), inverse = broadcast(1 / softcap);
   for (int64_t i = 0; i < count * kPanelRows; i += kLanes) {

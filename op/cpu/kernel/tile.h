@@ -47,8 +47,9 @@ struct Tile {
   DType dtype;  // of q, k, v, y
   int64_t head_size;
   int64_t v_head_size;
-  float scale;
-  float softcap;  // 0: none
+  float q_scale;      // a power of two: Q times it is exact
+  float score_scale;  // in [1, 2): what is left of the scale, for Q K^T
+  float softcap;      // 0: none
 
   DType mask_dtype;     // kUndefined: no mask with a value for each key
   bool mask_is_shared;  // all rows have the same mask values

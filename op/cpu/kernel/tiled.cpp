@@ -28,7 +28,7 @@ struct Scratch {
     floats = next_ - base;
   }
 
-  float* q;       // (panel, head_size, kPanelRows), times scale
+  float* q;       // (panel, head_size, kPanelRows), times q_scale
   float* o;       // (panel, v_head_size, kPanelRows)
   float* m;       // (panel, kPanelRows): row maxima
   float* l;       // (panel, kPanelRows): row sums of exp(score - m)
@@ -123,7 +123,7 @@ class TiledKernel {
   }
 
   void pack_queries(const Panel& panel) {
-    const Vec scale = broadcast(tile_.scale);
+    const Vec scale = broadcast(tile_.q_scale);
     for (int first = 0; first < kPanelRows; first += kLanes) {
       for (int64_t d = 0; d < tile_.head_size; d += kLanes) {
         const int64_t count = tile_.head_size - d < kLanes ? tile_.head_size - d : kLanes;
@@ -178,33 +178,43 @@ class TiledKernel {
     const int64_t skipped = keys.begin - block.begin;
     score_all(block.k + skipped * block.k_stride, block.k_stride, keys.size(), panel.q, tile_.head_size, scores);
 
+    const float scale = edit_scores(panel, keys, mask);
+    fold(panel, keys.size(), scale);
+    add_all_values(block.v + skipped * block.v_stride, block.v_stride, keys.size(), tile_.v_head_size, scores,
+                   scratch_.factor, panel.o);
+  }
+
+  // Returns the scale that the scores still lack: the softmax applies it for nothing, unless edits came first.
+  float edit_scores(const Panel& panel, KeySpan keys, PanelMask mask) {
+    float* scores = scratch_.scores;
+    const bool masked = mask == PanelMask::kByRow || mask == PanelMask::kShared;
+    const bool edited = tile_.softcap > 0 || tile_.has_alibi || tile_.has_bias || masked;
+    if (edited && tile_.score_scale != 1) scale_scores(tile_.score_scale, keys.size(), scores);
     if (tile_.softcap > 0) apply_softcap(tile_.softcap, keys.size(), scores);
     if (tile_.has_alibi) add_alibi(panel.rows, panel.count, keys, scores);
     if (tile_.has_bias) add_row_bias(panel.rows, panel.count, keys.size(), scores);
     if (mask == PanelMask::kByRow) add_mask(scratch_.bias, keys.size(), scores);
     if (mask == PanelMask::kShared) add_shared_mask(scratch_.bias, keys.size(), scores);
     if (!panel.every.contains(keys)) apply_ranges(panel.rows, panel.count, keys, scores);
-
-    fold(panel, keys.size());
-    add_all_values(block.v + skipped * block.v_stride, block.v_stride, keys.size(), tile_.v_head_size, scores,
-                   scratch_.factor, panel.o);
+    return edited ? 1 : tile_.score_scale;
   }
 
   // Scores become probabilities relative to the new row maximum; the statistics follow.
-  void fold(const Panel& panel, int64_t count) {
-    const Vec never = broadcast(kNever);
+  void fold(const Panel& panel, int64_t count, float scale) {
+    const Vec never = broadcast(kNever), zero = broadcast(0.0f), scales = broadcast(scale);
     for (int first = 0; first < kPanelRows; first += kLanes) {
       float* column = scratch_.scores + first;
       const Vec old_m = load(panel.m + first);
-      Vec m = old_m;
+      Vec m = never;
       for (int64_t j = 0; j < count; ++j) m = max(load(column + j * kPanelRows), m);
+      m = max(m * scales, old_m);
       store(panel.m + first, m);
       // A row that has seen no key: exp(-inf - 0) is 0, where exp(-inf - -inf) would be NaN.
-      const Vec base = select(equal(m, never), broadcast(0.0f), m);
+      const Vec base = select(equal(m, never), zero, m);
       const Vec factor = exp_nonpositive(old_m - base);
       Vec l = load(panel.l + first) * factor;
       for (int64_t j = 0; j < count; ++j) {
-        const Vec p = exp_nonpositive(load(column + j * kPanelRows) - base);
+        const Vec p = exp_nonpositive(fma(load(column + j * kPanelRows), scales, zero - base));
         store(column + j * kPanelRows, p);
         l = l + p;
       }

@@ -1,0 +1,173 @@
+// Every kernel variant against the naive kernel, over a random grid of sizes and features.
+#include "op/cpu/flash_attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "op/cpu/convert.h"
+#include "op/cpu/rows.h"
+#include "tests/op/cpu/attention_case.h"
+#include "tests/op/cpu/kernel_variants.h"
+#include "tests/op/cpu/plain_attention.h"
+
+namespace flashonnx::testing {
+namespace {
+
+using contract::Output;
+
+constexpr unsigned kRandomCases = 400;
+
+double unit_in_last_place(DType dtype, double value) {
+  const int bits = dtype == DType::kFloat16 ? 11 : dtype == DType::kBFloat16 ? 8 : 24;
+  return std::ldexp(1.0, std::ilogb(std::max(std::abs(value), 1e-4)) - bits + 1);
+}
+
+// Largest errors over all runs of a case.
+struct Errors {
+  double ours = 0, plain = 0;
+  double magnitude = 0;  // of the exact values
+
+  // At most 1.5 times the error of plain float attention, and a unit in the last place.
+  bool allowed(DType dtype) const { return ours <= 1.5 * plain + unit_in_last_place(dtype, magnitude); }
+};
+
+double difference(double value, double exact) {
+  if (value == exact || (std::isnan(value) && std::isnan(exact))) return 0;  // infinities too
+  const double distance = std::abs(value - exact);
+  return std::isnan(distance) ? std::numeric_limits<double>::infinity() : distance;
+}
+
+void add_errors(const Instance& ours, const Instance& plain, const Instance& exact, int index, Errors& errors) {
+  const std::vector<double> values = ours.output(index), plain_values = plain.output(index);
+  const std::vector<double> exact_values = exact.output(index);
+  for (size_t i = 0; i < exact_values.size(); ++i) {
+    errors.ours = std::max(errors.ours, difference(values[i], exact_values[i]));
+    errors.plain = std::max(errors.plain, difference(plain_values[i], exact_values[i]));
+    if (std::isfinite(exact_values[i])) errors.magnitude = std::max(errors.magnitude, std::abs(exact_values[i]));
+  }
+}
+
+void expect_ok(const Status& status) { ASSERT_TRUE(status.ok()) << status.message(); }
+
+// A small case has few errors, and the largest of few says little about either side: a case beyond the limit gets more
+// data. An error of the kernel only shows more clearly then.
+constexpr int kMostDraws = 20;
+
+void expect_as_exact_as_plain(Case c, const std::string& variant) {
+  Errors y, lse;
+  for (int draw = 0; draw < kMostDraws; ++draw, c.seed += 100000) {
+    Instance exact(c), plain(c), ours(c);
+    {
+      const ForcedKernel forced("naive");
+      expect_ok(plan_and_run(exact.problem(), InlineParallel()));
+    }
+    run_plain_attention(plain.problem());
+    const ForcedKernel forced(variant);
+    expect_ok(plan_and_run(ours.problem(), InlineParallel()));
+    add_errors(ours, plain, exact, Output::kY, y);
+    add_errors(ours, plain, exact, Output::kLse, lse);
+    if (y.allowed(c.dtype) && lse.allowed(DType::kFloat)) return;
+  }
+  ADD_FAILURE() << "largest errors, ours and plain: Y " << y.ours << " " << y.plain << ", lse " << lse.ours << " "
+                << lse.plain;
+}
+
+void expect_whole_caches(const Instance& instance) {
+  const Problem& p = instance.problem();
+  if (!p.present_key) return;
+  const auto expect_rows = [&](const ::flashonnx::Input& past, const ::flashonnx::Input& fresh,
+                               const ::flashonnx::Output& present, int64_t columns) {
+    for (int64_t b = 0; b < p.batch_size; ++b) {
+      for (int64_t h = 0; h < p.kv_num_heads; ++h) {
+        for (int64_t j = 0; j < p.total_sequence_length(); ++j) {
+          const char* from = cpu::cached_row(past, fresh, p.past_sequence_length, p.dtype, b, h, j);
+          const char* to = cpu::row(present, p.dtype, b, h, j);
+          const auto bytes = static_cast<size_t>(columns * size_of(p.dtype));
+          ASSERT_EQ(std::string(from, bytes), std::string(to, bytes)) << "row " << j;
+        }
+      }
+    }
+  };
+  expect_rows(p.past_key, p.k, p.present_key, p.head_size);
+  expect_rows(p.past_value, p.v, p.present_value, p.v_head_size);
+}
+
+class Variant : public ::testing::TestWithParam<std::string> {};
+
+void expect_same_bits_for_any_threads(const Case& c, const std::string& variant) {
+  const ForcedKernel forced(variant);
+  Instance alone(c), threaded(c);
+  alone.spoil_outputs();
+  expect_ok(plan_and_run(alone.problem(), InlineParallel()));
+  threaded.spoil_outputs();
+  expect_ok(plan_and_run(threaded.problem(), TestParallel(3)));
+  for (const int index : {Output::kY, Output::kLse}) EXPECT_EQ(alone.output_bytes(index), threaded.output_bytes(index));
+  expect_whole_caches(threaded);
+  EXPECT_TRUE(alone.canaries_live() && threaded.canaries_live());
+}
+
+void check_case(const Case& c, const std::string& variant) {
+  SCOPED_TRACE(to_string(c));
+  expect_as_exact_as_plain(c, variant);
+  expect_same_bits_for_any_threads(c, variant);
+}
+
+TEST_P(Variant, IsExactOnRandomCases) {
+  for (unsigned seed = 1; seed <= kRandomCases; ++seed) {
+    check_case(random_case(seed), GetParam());
+    if (::testing::Test::HasFailure()) return;  // one case's output is enough to read
+  }
+}
+
+// What random cases may miss.
+TEST_P(Variant, IsExactOnChosenCases) {
+  std::vector<Case> cases;
+  Case c;
+  c.q_sequence_length = c.kv_sequence_length = 257;  // blocks and panels with one left over
+  c.is_causal = true;
+  cases.push_back(c);
+  c.dtype = DType::kBFloat16;
+  cases.push_back(c);
+  c = Case();
+  c.q_sequence_length = 200;  // more queries than keys: the first rows see nothing
+  c.kv_sequence_length = 40;
+  c.is_causal = c.nonpad = true;
+  cases.push_back(c);
+  c = Case();
+  c.q_sequence_length = 1;  // decoding: keys are split and merged
+  c.past_sequence_length = 4095;
+  c.kv_sequence_length = 1;
+  c.q_num_heads = 8;
+  c.head_size = c.v_head_size = 128;
+  c.is_causal = c.sinks = c.present = true;
+  cases.push_back(c);
+  c.dtype = DType::kFloat16;
+  c.left_window_size = 1000;
+  cases.push_back(c);
+  c = Case();
+  c.q_sequence_length = 5;
+  c.kv_sequence_length = 3000;
+  c.mask = MaskKind::kBool;
+  c.mask_dims = {5, 3000};
+  c.head_size = 40;
+  c.v_head_size = 24;
+  cases.push_back(c);
+  c = Case();
+  c.kv_sequence_length = 0;  // no key at all
+  cases.push_back(c);
+  c = Case();
+  c.q_sequence_length = 0;
+  cases.push_back(c);
+  c = Case();
+  c.batch_size = 0;
+  cases.push_back(c);
+  for (const Case& chosen : cases) check_case(chosen, GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, Variant, ::testing::ValuesIn(runnable_variants()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace flashonnx::testing
