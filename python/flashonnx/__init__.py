@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flashonnx.fusion import FuseResult as FuseResult
     from flashonnx.fusion import fuse as fuse
     from flashonnx.runtime import get_library_path as get_library_path
+    from flashonnx.runtime import get_plugin_path as get_plugin_path
     from flashonnx.runtime import session as session
     from flashonnx.validation import validate as validate
 
@@ -21,11 +22,12 @@ _HOMES = {
     "export": "flashonnx.exporter",
     "fuse": "flashonnx.fusion",
     "get_library_path": "flashonnx.runtime",
+    "get_plugin_path": "flashonnx.runtime",
     "session": "flashonnx.runtime",
     "validate": "flashonnx.validation",
 }
 
-__all__ = ["FuseResult", "__version__", "export", "fuse", "get_library_path", "session", "validate"]
+__all__ = ["FuseResult", "__version__", "export", "fuse", "get_library_path", "get_plugin_path", "session", "validate"]
 
 
 def __getattr__(name: str) -> Any:

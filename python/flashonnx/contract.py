@@ -54,6 +54,10 @@ OP_TYPE: str = _DATA["op_type"]
 SINCE_VERSION: int = _DATA["since_version"]
 DOC: str = _DATA["doc"]
 
+# Attributes that list a node's tensors by index, where a runtime knows no absent ones.
+PRESENT_INPUTS: str = _DATA["layer_attributes"]["inputs"]
+PRESENT_OUTPUTS: str = _DATA["layer_attributes"]["outputs"]
+
 # ONNX's type names by type variable; "T" within another variable stands for the type of T.
 TYPES: dict[str, list[str]] = _DATA["types"]
 

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     import onnxruntime
 
 LIBRARY = "libflashonnx.so"
+PLUGIN = "libflashonnx_trt.so"
 
-# Takes the place of the installed library, for builds that are not installed.
+# These take the place of the installed libraries, for builds that are not installed.
 LIBRARY_VARIABLE = "FLASHONNX_LIBRARY"
+PLUGIN_VARIABLE = "FLASHONNX_PLUGIN"
 
 
 def get_library_path() -> str:
@@ -24,13 +26,25 @@ def get_library_path() -> str:
     Raises:
         FileNotFoundError: it was not built, or FLASHONNX_LIBRARY names no file.
     """
-    named = os.environ.get(LIBRARY_VARIABLE)
-    places = [Path(named)] if named else [Path(folder, "lib", LIBRARY) for folder in flashonnx.__path__]
+    return _find(LIBRARY, LIBRARY_VARIABLE, "install flashonnx with `pip install .`, or run `make build`")
+
+
+def get_plugin_path() -> str:
+    """The path of the TensorRT plugin, for trtexec --dynamicPlugins and IPluginRegistry.load_library.
+
+    Raises:
+        FileNotFoundError: it was not built, or FLASHONNX_PLUGIN names no file.
+    """
+    return _find(PLUGIN, PLUGIN_VARIABLE, "it is built where nvcc and TensorRT's headers are; see docs/tensorrt.md")
+
+
+def _find(name: str, variable: str, advice: str) -> str:
+    named = os.environ.get(variable)
+    places = [Path(named)] if named else [Path(folder, "lib", name) for folder in flashonnx.__path__]
     for place in places:
         if place.is_file():
             return str(place.resolve())
-    looked = ", ".join(str(place) for place in places)
-    raise FileNotFoundError(f"no {LIBRARY} at {looked}; install flashonnx with `pip install .`, or run `make build`")
+    raise FileNotFoundError(f"no {name} at {', '.join(map(str, places))}; {advice}")
 
 
 def session(
