@@ -66,12 +66,12 @@ Status Sizes::read(const ShapeRule& rule, const Shape& shape, const std::string&
       continue;
     }
     const int64_t factor = get(factors[0]);
-    if (!is_known(shape[i]) || factor <= 0) continue;
-    if (shape[i] % factor != 0) {
+    if (factor <= 0 || (!is_known(shape[i]) && factor != 1)) continue;
+    if (is_known(shape[i]) && shape[i] % factor != 0) {
       return Status::error("its dimension " + std::to_string(i) + " must be a multiple of " + kSizes[factors[0]].name +
                            " (" + std::to_string(factor) + ")");
     }
-    Status status = set(factors[1], shape[i] / factor, source);
+    Status status = set(factors[1], factor == 1 ? shape[i] : shape[i] / factor, source);
     if (!status.ok()) return status;
   }
   return {};

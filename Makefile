@@ -1,0 +1,86 @@
+# make build   .venv with flashonnx and everything that the tests and the demo need, the library compiled
+# make test    all tests that need no GPU
+# make demo    a real model from PyTorch to ONNX Runtime, with a report in demo/
+# make lint    ruff, clang-format, mypy
+# make sanitize  the C++ tests and the ONNX Runtime tests under AddressSanitizer and UndefinedBehaviorSanitizer
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD := build/release
+SANITIZED := build/sanitize
+
+SHELL := bash
+.SHELLFLAGS := -e -o pipefail -c
+
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: build test test-cpp test-python demo lint format sanitize clean
+.DEFAULT_GOAL := build
+
+# The library and the C++ tests share a build folder, so that nothing is compiled twice. No build isolation: CMake and
+# Ninja must be the same ones in later runs.
+INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation \
+	--config-settings=build-dir=$(BUILD) --config-settings=build.targets=flashonnx \
+	--config-settings=cmake.define.FLASHONNX_TESTS=ON
+
+build: $(VENV)/.dependencies
+	@echo "== compiling and installing flashonnx"
+	@$(INSTALL) --no-deps --editable . || { echo "error: the build of flashonnx failed; its output is above." >&2; exit 1; }
+	@$(BIN)/python -c "import flashonnx; print('flashonnx', flashonnx.__version__, flashonnx.get_library_path())"
+
+$(VENV)/.dependencies: pyproject.toml | $(VENV)/bin/pip
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
+		{ echo "error: flashonnx needs a C++17 compiler: install g++ or clang++." >&2; exit 1; }
+	@echo "== installing dependencies into $(VENV) (PyTorch is large: a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet "scikit-build-core>=0.11" "cmake>=3.24" ninja
+	@$(BIN)/python cmake/requirements.py pyproject.toml test > $(VENV)/requirements.txt
+	@$(BIN)/python -m pip install --requirement $(VENV)/requirements.txt | \
+		{ grep -v "^Requirement already satisfied" || true; }
+	@touch $@
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
+		{ echo "error: flashonnx needs Python 3.10 or later; set PYTHON=/path/to/python3." >&2; exit 1; }
+	@echo "== making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "error: $(PYTHON) cannot make virtual environments: install its venv module (python3-venv)." >&2; exit 1; }
+
+test: test-cpp test-python
+
+test-cpp: build
+	@echo "== compiling the C++ tests"
+	@cmake --build $(BUILD)
+	@ctest --test-dir $(BUILD) --output-on-failure
+
+test-python: build
+	@$(BIN)/python -m pytest -m "not gpu"
+
+demo: build
+	@$(BIN)/python -m flashonnx.demo
+
+lint: $(VENV)/.dependencies
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+	@$(BIN)/mypy
+
+format: $(VENV)/.dependencies
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(BIN)/clang-format -i
+
+sanitize: build
+	@echo "== compiling with sanitizers"
+	@cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFLASHONNX_SANITIZE=ON -DFLASHONNX_TESTS=ON \
+		-DFLASHONNX_ORT_INCLUDE="$$(cmake/find_ort_headers.py --cache $(BUILD)/onnxruntime_headers)"
+	@cmake --build $(SANITIZED)
+	@ctest --test-dir $(SANITIZED) --output-on-failure
+	@echo "== ONNX Runtime on the sanitized library"
+	@tests/sanitized_python.sh $(SANITIZED)/op/libflashonnx.so -m pytest tests/op/ort
+
+clean:
+	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
