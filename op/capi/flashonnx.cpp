@@ -101,13 +101,13 @@ Answer output_shape(const flashonnx_node& from, int32_t index, int64_t* dims, in
                                  std::to_string(contract::kNumOutputs - 1)));
   }
   Node node;
-  Problem problem;
+  Sizes sizes;
   Status status = read_node(from, &node);
-  if (status.ok()) status = make_problem(node, &problem);
+  if (status.ok()) status = check_node(node, &sizes);
   if (!status.ok()) return invalid(status);
-  const Shape shape = output_dims(problem, index, static_cast<int>(node.inputs[contract::Input::kQ]->dims.size()));
-  *rank = static_cast<int32_t>(shape.size());
-  for (size_t i = 0; i < shape.size(); ++i) dims[i] = shape[i];
+  const TensorDesc output = infer_output(node, sizes, index);
+  *rank = output.has_shape ? static_cast<int32_t>(output.dims.size()) : -1;
+  for (size_t i = 0; i < output.dims.size(); ++i) dims[i] = output.dims[i];
   return {};
 }
 

@@ -27,7 +27,7 @@ enum { FLASHONNX_OK = 0, FLASHONNX_INVALID_ARGUMENT = 1, FLASHONNX_UNAVAILABLE =
 typedef struct flashonnx_tensor {
   void* data;             /* not read by functions that only check */
   int32_t dtype;          /* as ONNX's TensorProto.DataType */
-  int32_t rank;           /* at most 4 */
+  int32_t rank;           /* -1: not known, which only flashonnx_output_shape takes */
   const int64_t* dims;    /* `rank` of them */
   const int64_t* strides; /* in elements; null: contiguous. The last one must be 1, or in attn_mask 0 */
 } flashonnx_tensor;
@@ -67,7 +67,9 @@ FLASHONNX_API int32_t flashonnx_run(const flashonnx_node* node, const flashonnx_
 FLASHONNX_API int32_t flashonnx_plan(const flashonnx_node* node, const flashonnx_device* device, char* text,
                                      size_t text_size);
 
-/* The shape of output `index`, whether or not the node has it: *rank dimensions of `dims`, which has room for 4. */
+/* The shape of output `index`, whether or not the node has it: *rank dimensions of `dims`, which has room for 4. In the
+ * inputs a dimension of -1 is unknown, and any number below is a symbol of the caller's: equal numbers, equal sizes.
+ * The answer may hold them too; *rank is -1 where the inputs do not tell it. */
 FLASHONNX_API int32_t flashonnx_output_shape(const flashonnx_node* node, int32_t index, int64_t* dims, int32_t* rank,
                                              char* text, size_t text_size);
 

@@ -13,6 +13,7 @@ using contract::kInputs;
 using contract::kOutputs;
 using contract::Output;
 
+constexpr int kUnknownRank = -1;
 constexpr int kMaxRank = 4;
 
 const flashonnx_tensor* tensor_at(const flashonnx_tensor* const* tensors, int count, int index) {
@@ -31,12 +32,12 @@ std::string input_name(int index) { return std::string("input '") + kInputs[inde
 std::string output_name(int index) { return std::string("output '") + kOutputs[index].name + "'"; }
 
 Status read_desc(const flashonnx_tensor& tensor, const std::string& name, TensorDesc* desc) {
-  if (tensor.rank < 0 || tensor.rank > kMaxRank || (tensor.rank > 0 && tensor.dims == nullptr)) {
-    return Status::error(name + " has rank " + std::to_string(tensor.rank) + "; allowed: 0 to " +
-                         std::to_string(kMaxRank) + ", with dimensions");
+  if (tensor.rank < kUnknownRank || (tensor.rank > 0 && tensor.dims == nullptr)) {
+    return Status::error(name + " has rank " + std::to_string(tensor.rank) + "; allowed: 0 and up, with dimensions");
   }
+  desc->has_shape = tensor.rank != kUnknownRank;
   desc->dtype = static_cast<DType>(tensor.dtype);
-  desc->dims.assign(tensor.dims, tensor.dims + tensor.rank);
+  if (desc->has_shape) desc->dims.assign(tensor.dims, tensor.dims + tensor.rank);
   return {};
 }
 
