@@ -1,0 +1,1 @@
+"""Benchmarks of the op against its peers: see `flashonnx.bench.core.bench`."""

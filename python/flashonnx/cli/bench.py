@@ -1,0 +1,121 @@
+"""flashonnx bench"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flashonnx.cli.common import (
+    CASE_HELP,
+    DTYPE_HELP,
+    HTML_HELP,
+    JSON_HELP,
+    check_folder,
+    console,
+    exit_codes,
+    fail,
+    is_shown,
+    progress,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from flashonnx.bench.result import BenchResult, Timing
+
+app = typer.Typer()
+
+TOPICS_HELP = "speed, scaling, memory, exactness, traffic, or all. [default: speed]"
+
+
+@app.command()
+def bench(
+    topics: Annotated[list[str] | None, typer.Argument(help=TOPICS_HELP)] = None,
+    case: Annotated[list[str] | None, typer.Option(help=CASE_HELP)] = None,
+    causal: Annotated[bool | None, typer.Option("--causal/--full", help="Only causal, or only full attention.")] = None,
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "float32",
+    length: Annotated[list[int] | None, typer.Option(help="Of scaling, memory and traffic; repeatable.")] = None,
+    against: Annotated[list[str] | None, typer.Option(help="A peer, repeatable. [default: all]")] = None,
+    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of every contestant. [default: all CPUs]")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each contestant.")] = 7,
+    json: Annotated[str | None, typer.Option(help=JSON_HELP)] = None,
+    html: Annotated[Path | None, typer.Option(help=HTML_HELP)] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write the plots as SVG files into this folder.")] = None,
+) -> None:
+    """Time the op against PyTorch's and ONNX Runtime's attention; measure memory and error."""
+    check_folder(json, html, plots)
+    with exit_codes():
+        from flashonnx.bench.cases import SCALING_LENGTHS, SPEED_CASES, with_options
+        from flashonnx.bench.core import TOPICS
+        from flashonnx.bench.core import bench as run
+
+        chosen = topics or ["speed"]
+        try:
+            with progress("benchmarking") as say:
+                result = run(
+                    TOPICS if "all" in chosen else chosen,
+                    cases=with_options(case or SPEED_CASES, causal=causal, dtype=dtype),
+                    lengths=sorted(length or SCALING_LENGTHS),
+                    contestants=against,
+                    device=device,
+                    threads=threads,
+                    rounds=rounds,
+                    progress=say,
+                )
+        except ValueError as error:
+            fail(str(error))
+        if json is not None:
+            write_json(result.to_dict(), json)
+        if html is not None:
+            result.save_html(html)
+        if plots is not None:
+            result.save_plots(plots)
+        if is_shown(json):
+            _print(result)
+
+
+def _print(result: BenchResult) -> None:
+    out = console()
+    out.print(f"{result.environment['cpu']}, {result.threads} threads", highlight=False)
+    for title, timings in (("time", result.timings), ("time over length", result.scaling)):
+        if timings:
+            out.print(_time_table(f"{title}: milliseconds, and in brackets time over ours", timings))
+    if result.memory:
+        rows = {str(memory.case): memory.peak_bytes for memory in result.memory}
+        out.print(_table("peak memory above inputs and output, MiB", rows, lambda peak: f"{peak / 2**20:.1f}"))
+    if result.exactness:
+        rows = {str(row.case): row.max_abs_error for row in result.exactness}
+        out.print(_table("largest absolute error against float64", rows, lambda error: f"{error:.2e}"))
+    if result.traffic:
+        title = f"computed traffic of one head, MiB through an LRU cache of {result.traffic_cache_bytes >> 10} KiB"
+        rows = {
+            f"N{point.length}": {"FlashAttention": point.flash, "standard attention": point.standard}
+            for point in result.traffic
+        }
+        out.print(_table(title, rows, lambda moved: f"{moved / 2**20:.1f}"))
+    for note in result.notes:
+        out.print(f"note: {note}", highlight=False)
+
+
+def _time_table(title: str, timings: list[Timing]) -> Any:
+    rows = {}
+    for timing in timings:
+        cells = {name: f"{timing.median(name) * 1e3:.2f} ({timing.ratio(name):.2f})" for name in timing.seconds}
+        rows[str(timing.case)] = cells | {"our GFLOP/s": f"{timing.gflops():.0f}"}
+    return _table(title, rows, str)
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, Any]], text: Callable[[Any], str]) -> Any:
+    """Rows and columns by name; a column for every name that some row has."""
+    from rich.table import Table
+
+    table = Table("case", title=title, title_justify="left")
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, row in rows.items():
+        table.add_row(label, *(text(row[name]) if name in row else "" for name in names))
+    return table
