@@ -1,0 +1,333 @@
+"""A graph at given input sizes: the shape of every value, and the data of those that do not depend on activations.
+
+This is what the pass reasons with instead of symbolic shapes: two dimensions are the same if they agree at several
+unrelated sizes, and a mask is what it evaluates to. Shapes come from ONNX's own inference, data from ONNX's reference
+operators, one node at a time; both are remembered by what they depend on, since layers repeat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+Shape = tuple[int, ...]
+
+# Data above this many elements is not evaluated: nothing that decides a shape or a mask at small sizes is that large.
+MAX_INPUT_ELEMENTS = 1 << 24
+MAX_OUTPUT_ELEMENTS = 1 << 21
+# Shape inference looks into data of these few elements: the shape, axes, starts and ends that nodes take as inputs.
+MAX_SHAPE_DATA = 64
+
+_SAME_AS_FIRST = frozenset(
+    "Abs Cast Ceil Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LayerNormalization "
+    "LeakyRelu Log LogSoftmax Mish Neg Not Reciprocal Relu RMSNormalization Round Selu Sigmoid Sign Sin Softmax "
+    "Softplus Sqrt Swish Tanh ThresholdedRelu Trilu CumSum FastGelu BiasGelu QuickGelu".split()
+)
+_BROADCAST = frozenset(
+    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow PRelu Sub Sum Where Xor".split()
+)
+_TO_BOOL = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Or Xor Not IsNaN IsInf".split())
+_NOT_EVALUATED = frozenset(
+    "If Loop Scan RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli".split()
+)
+
+
+class SizeError(Exception):
+    """The graph does not work at these sizes: two shapes do not fit, or an index is out of range."""
+
+
+@dataclass(frozen=True)
+class Type:
+    dtype: ir.DataType
+    shape: Shape
+
+
+@dataclass
+class Operators:
+    """Shape inference and evaluation of single nodes, shared by every trace of one model."""
+
+    opsets: dict[str, int]
+    ir_version: int
+    _evaluators: dict[bytes, ReferenceEvaluator] = field(default_factory=dict)
+    _inferred: dict[Any, list[Type | None]] = field(default_factory=dict)
+
+    def infer(self, node: ir.Node, types: list[Type | None], data: list[np.ndarray | None]) -> list[Type | None]:
+        key = (
+            _signature(node),
+            tuple(types),
+            tuple(None if array is None else (array.dtype.str, array.shape, array.tobytes()) for array in data),
+        )
+        if key not in self._inferred:
+            self._inferred[key] = self._infer(node, types, data)
+        return self._inferred[key]
+
+    def _infer(self, node: ir.Node, types: list[Type | None], data: list[np.ndarray | None]) -> list[Type | None]:
+        try:
+            schema = onnx.defs.get_schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
+        except onnx.defs.SchemaError:
+            return [None] * len(node.outputs)
+        proto = _canonical(node)
+        known = {
+            name: onnx.helper.make_tensor_type_proto(int(type_.dtype), type_.shape)
+            for name, type_ in zip(proto.input, types)
+            if type_ is not None
+        }
+        constants = {
+            name: onnx.numpy_helper.from_array(array, name)
+            for name, array in zip(proto.input, data)
+            if array is not None
+        }
+        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
+        try:
+            inferred = onnx.shape_inference.infer_node_outputs(
+                schema, proto, known, constants, opset_imports=opsets, ir_version=self.ir_version
+            )
+        except onnx.shape_inference.InferenceError as error:
+            raise SizeError(f"{node.op_type}: {error}") from error
+        return [_static_type(inferred.get(name)) for name in proto.output]
+
+    def evaluate(self, node: ir.Node, inputs: list[np.ndarray | None]) -> list[np.ndarray]:
+        key = _signature(node)
+        if key not in self._evaluators:
+            self._evaluators[key] = ReferenceEvaluator(_canonical(node), opsets=self.opsets)
+        evaluator = self._evaluators[key]
+        feeds = {f"i{index}": array for index, array in enumerate(inputs) if array is not None}
+        with np.errstate(all="ignore"):
+            return [np.asarray(output) for output in evaluator.run(None, feeds)]
+
+
+@dataclass
+class Trace:
+    """One graph at one assignment of sizes and input data.
+
+    sizes: the size of every symbolic input dimension. feeds: data of graph inputs, by name.
+    """
+
+    operators: Operators
+    sizes: Mapping[str, int]
+    types: dict[ir.Value, Type] = field(default_factory=dict)
+    feeds: Mapping[str, np.ndarray] = field(default_factory=dict)
+    overrides: dict[ir.Value, np.ndarray] = field(default_factory=dict)
+    _data: dict[ir.Value, np.ndarray | None] = field(default_factory=dict)
+
+    def shape(self, value: ir.Value) -> Shape | None:
+        known = self.types.get(value)
+        return None if known is None else known.shape
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        known = self.types.get(value)
+        return None if known is None else known.dtype
+
+    def with_feeds(self, feeds: Mapping[str, np.ndarray], overrides: dict[ir.Value, np.ndarray] | None = None) -> Trace:
+        """The same sizes and shapes with other input data; `overrides` replaces the data of single values."""
+        return Trace(self.operators, self.sizes, self.types, feeds, overrides or {})
+
+    def run(self, graph: ir.Graph) -> None:
+        """Finds the type of every value, in graph order. Raises SizeError where the sizes do not fit together."""
+        for value in graph.initializers.values():
+            self._set_initializer(value)
+        for node in graph:
+            self._run_node(node)
+
+    def _set_initializer(self, value: ir.Value) -> None:
+        tensor = value.const_value
+        if tensor is not None:
+            self.types[value] = Type(tensor.dtype, tuple(int(dim) for dim in tensor.shape))
+
+    def _run_node(self, node: ir.Node) -> None:
+        if node.op_type == "If" and node.domain == "":
+            self._run_if(node)
+            return
+        for output, type_ in zip(node.outputs, self._infer(node)):
+            if type_ is not None:
+                self.types[output] = type_
+
+    def _run_if(self, node: ir.Node) -> None:
+        """Follows the branch that is taken at these sizes, if that is known."""
+        condition = self.data(node.inputs[0])
+        if condition is None:
+            return
+        branch = node.attributes["then_branch" if condition.all() else "else_branch"].as_graph()
+        self.run(branch)
+        for output, inner in zip(node.outputs, branch.outputs):
+            if inner in self.types:
+                self.types[output] = self.types[inner]
+
+    def _infer(self, node: ir.Node) -> list[Type | None]:
+        types = [None if value is None else self.types.get(value) for value in node.inputs]
+        if node.domain in ("", "com.microsoft") and len(node.outputs) == 1:
+            quick = _quick_type(node, types)
+            if quick is not None:
+                return [quick]
+        custom = _CONTRIB_TYPES.get((node.domain, node.op_type))
+        if custom is not None:
+            return custom(node, types)
+        if node.op_type == "Shape" and types and types[0] is None:
+            return [None]
+        if any(type_ is None for value, type_ in zip(node.inputs, types) if value is not None):
+            # Inference from half the inputs could take an unknown size for a known one.
+            return [None] * len(node.outputs)
+        data = [self._shape_data(value, type_) for value, type_ in zip(node.inputs, types)]
+        return self.operators.infer(node, types, data)
+
+    def _shape_data(self, value: ir.Value | None, type_: Type | None) -> np.ndarray | None:
+        if value is None or type_ is None or len(type_.shape) > 1 or math.prod(type_.shape) > MAX_SHAPE_DATA:
+            return None
+        if type_.dtype.is_floating_point() and value.const_value is None:
+            return None
+        return self.data(value)
+
+    def data(self, value: ir.Value | None) -> np.ndarray | None:
+        """The value's elements, or None if they depend on activations, on chance, or are too many."""
+        if value is None:
+            return None
+        pending = [value]
+        while pending:
+            current = pending[-1]
+            if current in self._data:
+                pending.pop()
+                continue
+            missing = [source for source in self._data_sources(current) if source not in self._data]
+            if missing:
+                pending.extend(missing)
+            else:
+                self._data[current] = self._compute(current)
+                pending.pop()
+        return self._data[value]
+
+    def _data_sources(self, value: ir.Value) -> list[ir.Value]:
+        node = value.producer()
+        if (
+            node is None
+            or value in self.overrides
+            or node.op_type in _NOT_EVALUATED
+            or node.op_type in ("Shape", "Size")
+        ):
+            return []
+        if math.prod(self.shape(value) or (0,)) > MAX_OUTPUT_ELEMENTS:
+            return []
+        return [source for source in node.inputs if source is not None]
+
+    def _compute(self, value: ir.Value) -> np.ndarray | None:
+        if value in self.overrides:
+            return self.overrides[value]
+        node = value.producer()
+        if value.const_value is not None:
+            tensor = value.const_value
+            return tensor.numpy() if tensor.size <= MAX_INPUT_ELEMENTS else None
+        if node is None:
+            return self.feeds.get(value.name or "")
+        if node.op_type in ("Shape", "Size"):
+            source = node.inputs[0]
+            if source is None or source not in self.types:
+                return None
+            return _shape_data(node, self.types[source].shape)
+        if node.op_type in _NOT_EVALUATED or math.prod(self.shape(value) or (0,)) > MAX_OUTPUT_ELEMENTS:
+            return None
+        inputs = [None if source is None else self._data[source] for source in node.inputs]
+        if any(array is None for source, array in zip(node.inputs, inputs) if source is not None):
+            return None
+        try:
+            outputs = self.operators.evaluate(node, inputs)
+        except Exception:  # the reference raises whatever NumPy does; the value then counts as unknown
+            return None
+        return outputs[value.index() or 0]
+
+
+def _shape_data(node: ir.Node, shape: Shape) -> np.ndarray:
+    if node.op_type == "Size":
+        return np.asarray(math.prod(shape), np.int64)
+    start = node.attributes.get_int("start", 0)
+    end = node.attributes.get_int("end", len(shape))
+    return np.asarray(shape[slice(start, end)], np.int64)
+
+
+def _quick_type(node: ir.Node, types: list[Type | None]) -> Type | None:
+    """The output of the common operators whose shape follows from their inputs' alone; None for all others."""
+    if not types or types[0] is None:
+        return None
+    first = types[0]
+    if node.op_type in _SAME_AS_FIRST:
+        return Type(_output_dtype(node, first.dtype), first.shape)
+    if any(type_ is None for type_ in types):
+        return None
+    if node.op_type in _BROADCAST:
+        dtype = types[-1].dtype if node.op_type == "Where" else first.dtype  # type: ignore[union-attr]
+        return Type(_output_dtype(node, dtype), _broadcast(node, [type_.shape for type_ in types if type_]))
+    if node.op_type == "MatMul" and min(len(type_.shape) for type_ in types if type_) >= 2:
+        a, b = (type_.shape for type_ in types if type_)
+        if a[-1] != b[-2]:
+            raise SizeError(f"MatMul: {a} by {b}")
+        return Type(first.dtype, (*_broadcast(node, [a[:-2], b[:-2]]), a[-2], b[-1]))
+    return None
+
+
+def _output_dtype(node: ir.Node, dtype: ir.DataType) -> ir.DataType:
+    if node.op_type == "Cast":
+        return ir.DataType(node.attributes.get_int("to"))
+    return ir.DataType.BOOL if node.op_type in _TO_BOOL else dtype
+
+
+def _broadcast(node: ir.Node, shapes: list[Shape]) -> Shape:
+    try:
+        return tuple(int(dim) for dim in np.broadcast_shapes(*shapes))
+    except ValueError as error:
+        raise SizeError(f"{node.op_type}: shapes {shapes} do not broadcast") from error
+
+
+def _multi_head_attention_types(node: ir.Node, types: list[Type | None]) -> list[Type | None]:
+    """com.microsoft MultiHeadAttention with separate 3D query, key and value; without caches."""
+    query, value = types[0], types[2] if len(types) > 2 else None
+    if query is None or value is None or len(query.shape) != 3 or len(node.outputs) > 1:
+        return [None] * len(node.outputs)
+    hidden = value.shape[2] if len(value.shape) == 3 else value.shape[1] * value.shape[3]
+    return [Type(query.dtype, (*query.shape[:2], hidden))]
+
+
+def _group_query_attention_types(node: ir.Node, types: list[Type | None]) -> list[Type | None]:
+    """com.microsoft GroupQueryAttention: the output has the query's shape; the caches keep or grow their rows."""
+    query, key = types[0], types[1]
+    if query is None or key is None:
+        return [None] * len(node.outputs)
+    kv_heads = node.attributes.get_int("kv_num_heads")
+    past = types[3].shape[2] if len(types) > 3 and types[3] is not None else 0
+    present = Type(query.dtype, (query.shape[0], kv_heads, past + key.shape[1], key.shape[2] // kv_heads))
+    return [query, present, present][: len(node.outputs)]
+
+
+_CONTRIB_TYPES: dict[tuple[str, str], Callable[[ir.Node, list[Type | None]], list[Type | None]]] = {
+    ("com.microsoft", "MultiHeadAttention"): _multi_head_attention_types,
+    ("com.microsoft", "GroupQueryAttention"): _group_query_attention_types,
+}
+
+
+def _canonical(node: ir.Node) -> onnx.NodeProto:
+    """The node with positional names, so that equal work has equal form."""
+    proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
+    proto.input.extend("" if value is None else f"i{index}" for index, value in enumerate(node.inputs))
+    proto.output.extend(f"o{index}" for index in range(len(node.outputs)))
+    proto.attribute.extend(ir.serde.serialize_attribute(attribute) for attribute in node.attributes.values())
+    return proto
+
+
+def _signature(node: ir.Node) -> bytes:
+    signature = node.meta.get("flashonnx.signature")
+    if signature is None:
+        signature = node.meta["flashonnx.signature"] = _canonical(node).SerializeToString(deterministic=True)
+    return signature
+
+
+def _static_type(proto: onnx.TypeProto | None) -> Type | None:
+    if proto is None or not proto.HasField("tensor_type") or not proto.tensor_type.HasField("shape"):
+        return None
+    dims = proto.tensor_type.shape.dim
+    if not all(dim.HasField("dim_value") for dim in dims):
+        return None
+    return Type(ir.DataType(proto.tensor_type.elem_type), tuple(dim.dim_value for dim in dims))

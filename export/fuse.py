@@ -1,0 +1,159 @@
+"""The pass itself: find the attention, understand it, lower it, verify it, and say what happened."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from flashonnx import contract
+from flashonnx.fusion import model_io
+from flashonnx.fusion.anchors import Read, anchors
+from flashonnx.fusion.emit import Emitter
+from flashonnx.fusion.evaluate import SizeError
+from flashonnx.fusion.facts import Facts, Refusal, node_name
+from flashonnx.fusion.lower import Lowered, lower
+from flashonnx.fusion.mask import MaskReader
+from flashonnx.fusion.model_io import ModelError
+from flashonnx.fusion.portable import Form, add_portable_functions
+from flashonnx.fusion.report import FuseReport, Site
+from flashonnx.fusion.sizes import trace_model
+from flashonnx.fusion.verify import Verifier
+
+ModelLike = onnx.ModelProto | ir.Model | str | os.PathLike[str]
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class FuseResult:
+    """The fused model and what was done to it."""
+
+    ir_model: ir.Model
+    report: FuseReport
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model as protobuf. Raises ModelError if it is too large for that; save it instead."""
+        return model_io.to_proto(self.ir_model)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model, whole or not at all."""
+        model_io.save(self.ir_model, path)
+
+
+class NotAllFused(ModelError):
+    """With require_all: some site was left alone. `report` says which and why."""
+
+    def __init__(self, report: FuseReport):
+        self.report = report
+        left = [site for site in report.sites if not site.fused]
+        super().__init__(
+            f"{len(left)} of {report.total} attention sites were not fused; the first, {left[0].name}: {left[0].reason}"
+        )
+
+
+def fuse(
+    model_or_path: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    verify: bool = True,
+    portable: bool = True,
+    require_all: bool = False,
+    progress: Progress | None = None,
+) -> FuseResult:
+    """Rewrites every attention of the model that is understood to FlashAttention.
+
+    The argument is not changed. With `output` the result is written there, whole or not at all. verify: compare each
+    site, before and after, on random inputs, and leave alone what differs. portable: put the op's definition by
+    standard operators into the model, so that it also runs where the library is not loaded. progress(done, total, name)
+    is called after each site.
+
+    Raises ModelError if the model cannot be read or the result not be written, and, with require_all, NotAllFused if a
+    site is left alone; nothing is written then.
+    """
+    model = model_io.load(model_or_path)
+    work = _Pass(model, verify)
+    report = work.run(progress)
+    if require_all and report.fused < report.total:
+        raise NotAllFused(report)
+    work.finish(portable)
+    result = FuseResult(model, report)
+    if output is not None:
+        result.save(output)
+    return result
+
+
+def explain(model_or_path: ModelLike, progress: Progress | None = None) -> FuseReport:
+    """What fuse would do, without verifying or writing anything. Raises ModelError if the model cannot be read."""
+    return _Pass(model_io.load(model_or_path), verify=False).run(progress)
+
+
+@dataclass
+class _Pass:
+    """One run over one model."""
+
+    model: ir.Model
+    verify: bool
+    forms: dict[ir.Node, Form] = field(default_factory=dict)
+
+    def run(self, progress: Progress | None) -> FuseReport:
+        graph = self.model.graph
+        found = list(anchors(graph))
+        report = FuseReport()
+        if not found:
+            return report
+        try:
+            facts = Facts(trace_model(self.model))
+        except SizeError as error:
+            reason = f"the model does not work at any sizes that were tried: {error}"
+            report.sites = [Site(node_name(node), reason=reason) for node, _ in found]
+            return report
+        self.facts, self.masks, self.emitter = facts, MaskReader(facts), Emitter(graph, facts)
+        self.verifier = Verifier(graph, facts, self.model.ir_version) if self.verify else None
+        for done, (node, read) in enumerate(found, 1):
+            report.sites.append(self._site(node, read))
+            if progress is not None:
+                progress(done, len(found), node_name(node))
+        return report
+
+    def _site(self, node: ir.Node, read: Read) -> Site:
+        site = Site(node_name(node))
+        try:
+            attention = read(node, self.facts)
+            site.form = attention.form
+            meaning = self.masks.read(attention)
+            site.mask = meaning.describe()
+            lowered = lower(attention, meaning, self.emitter)
+            if self.verifier is not None:
+                site.max_abs_diff = self.verifier.verify(attention, lowered)
+        except Refusal as refusal:
+            site.reason = str(refusal)
+            return site
+        site.fused = True
+        site.form = f"{attention.form}, rank {lowered.form.rank}"
+        site.absorbed = dict(Counter(absorbed.op_type for absorbed in attention.absorbed))
+        self._replace(lowered)
+        return site
+
+    def _replace(self, lowered: Lowered) -> None:
+        old, new = lowered.replaces, lowered.value
+        if old.is_graph_output():
+            old.name, new.name = f"{old.name}_unfused", old.name
+            new.shape, new.type = old.shape, old.type
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        self.forms[lowered.node] = lowered.form
+
+    def finish(self, portable: bool) -> None:
+        """Removes what nothing uses any more, and declares the op."""
+        graph = self.model.graph
+        RemoveUnusedNodesPass()(self.model)
+        if self.forms:
+            graph.opset_imports[contract.DOMAIN] = contract.SINCE_VERSION
+            if portable:
+                add_portable_functions(self.model, self.forms)
+            graph.sort()

@@ -1,0 +1,74 @@
+"""Which of the places to take Q, K, V and the output at, and as what rank."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flashonnx.fusion.attention import Attention, is_fixed
+from flashonnx.fusion.axes import Axis
+from flashonnx.fusion.emit import layout_cost
+from flashonnx.fusion.facts import Facts, Refusal
+from flashonnx.fusion.operand import Place
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which places the op takes its tensors from, and as what rank."""
+
+    rank: int
+    kv_heads: Axis
+    q: Place
+    k: Place
+    v: Place
+    y: Place
+
+
+def choose_layout(attention: Attention, facts: Facts) -> Layout:
+    """The cheapest combination; at the same cost, rank 3 before 4 and few KV heads before many."""
+    dtype = facts.dtype(attention.y[0].value)
+    q, k, v = (
+        [p for p in places if facts.dtype(p.value) == dtype] for places in (attention.q, attention.k, attention.v)
+    )
+    best: tuple[int, Layout] | None = None
+    for rank, kv_heads in itertools.product((3, 4), attention.kv_head_choices()):
+        if rank == 3 and not (is_fixed(attention.heads, facts) and is_fixed(kv_heads, facts)):
+            continue
+        picks = [
+            cheapest(places, axes)
+            for places, axes in (
+                (q, attention.q_axes(rank)),
+                (k, attention.k_axes(rank, kv_heads)),
+                (v, attention.v_axes(rank, kv_heads)),
+                (attention.y, attention.y_axes(rank)),
+            )
+        ]
+        if any(pick is None for pick in picks):
+            continue
+        cost = sum(pick[0] for pick in picks if pick is not None)
+        if best is None or cost < best[0]:
+            best = cost, Layout(rank, kv_heads, *(pick[1] for pick in picks if pick is not None))
+    if best is None:
+        raise Refusal(_why_no_layout(attention, q, k, v), attention.anchor)
+    return best[1]
+
+
+def cheapest(places: Sequence[Place], axes: tuple[Axis, ...]) -> tuple[int, Place] | None:
+    """The cheapest place; of equal ones the outermost, so that most of what lies between goes away."""
+    costs = [
+        (cost, -index) for index, place in enumerate(places) if (cost := layout_cost(place.view, axes)) is not None
+    ]
+    if not costs:
+        return None
+    cost, index = min(costs)
+    return cost, places[-index]
+
+
+def _why_no_layout(attention: Attention, q: Sequence[Place], k: Sequence[Place], v: Sequence[Place]) -> str:
+    for name, places in (("Q", q), ("K", k), ("V", v)):
+        if not places:
+            return f"{name} is not of the output's type"
+    if not attention.kv_head_choices():
+        return "K and V are shared by the query heads in a way that grouped heads cannot express"
+    return "Q, K, V or the output do not have the same batch and head axes"

@@ -1,0 +1,111 @@
+"""From the normal form to the op: the one place that emits FlashAttention.
+
+Takes Q, K and V, and gives the output, where that costs the least: as (batch, row, head·feature) wherever the model has
+them so, which leaves no Transpose or Reshape around the op.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from flashonnx import contract
+from flashonnx.fusion.attention import Attention, count_of
+from flashonnx.fusion.axes import Axis, View, resolve, size_of
+from flashonnx.fusion.emit import Emitter
+from flashonnx.fusion.layouts import Layout, cheapest, choose_layout
+from flashonnx.fusion.facts import Facts, Refusal
+from flashonnx.fusion.mask import Meaning
+from flashonnx.fusion.mask_input import emit_mask, mask_is_bool
+from flashonnx.fusion.mean_rows import with_mean_rows
+from flashonnx.fusion.operand import Place, walk_operand
+from flashonnx.fusion.portable import Form
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The new node, and which value of the graph its result `value` takes the place of."""
+
+    node: ir.Node
+    form: Form
+    value: ir.Value
+    replaces: ir.Value
+    layout: Layout
+
+
+def lower(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
+    """Adds the fused op beside what it will replace. Raises Refusal if it cannot be spelled."""
+    layout = choose_layout(attention, emitter.facts)
+    emitter.start(attention.y[0].value.producer() or attention.anchor)
+    inputs = _inputs(attention, meaning, layout, emitter)
+    attributes = _attributes(attention, meaning, layout, emitter.facts)
+    node = emitter.node(contract.OP_TYPE, inputs, attributes, domain=contract.DOMAIN)
+    result = node.outputs[0]
+    if meaning.mean_rows:
+        result = with_mean_rows(node, layout, attention, meaning.band, emitter)
+    axes = attention.y_axes(layout.rank)
+    value = emitter.layout(Place(result, View(axes, emitter.facts.count)), layout.y.view.axes)
+    return Lowered(node, _form(node, attention, meaning, layout, emitter.facts), value, layout.y.value, layout)
+
+
+def _form(node: ir.Node, attention: Attention, meaning: Meaning, layout: Layout, facts: Facts) -> Form:
+    return Form(
+        dtype=facts.dtype(attention.y[0].value),
+        rank=layout.rank,
+        heads=count_of(attention.heads, facts),
+        kv_heads=count_of(layout.kv_heads, facts),
+        inputs=tuple(tensor.name for tensor, value in zip(contract.INPUTS, node.inputs) if value is not None),
+        outputs=tuple(tensor.name for tensor, value in zip(contract.OUTPUTS, node.outputs) if value.name),
+        mask_is_bool=mask_is_bool(meaning),
+        attributes=tuple(sorted((name, attribute.value) for name, attribute in node.attributes.items())),
+    )
+
+
+def _inputs(attention: Attention, meaning: Meaning, layout: Layout, emitter: Emitter) -> list[ir.Value | None]:
+    inputs: dict[str, ir.Value | None] = {
+        "Q": emitter.layout(layout.q, attention.q_axes(layout.rank)),
+        "K": emitter.layout(layout.k, attention.k_axes(layout.rank, layout.kv_heads)),
+        "V": emitter.layout(layout.v, attention.v_axes(layout.rank, layout.kv_heads)),
+        "attn_mask": emit_mask(attention, meaning, emitter),
+    }
+    if meaning.band.bounded and meaning.band.from_end and attention.lengths_differ(emitter.facts):
+        inputs["nonpad_kv_seqlen"] = _all_keys(inputs["K"], layout.rank, emitter)
+    if attention.sink is not None:
+        inputs["sinks"] = _sinks(attention, emitter)
+    last = max(contract.INPUT_INDEX[name] for name, value in inputs.items() if value is not None)
+    return [inputs.get(tensor.name) for tensor in contract.INPUTS[: last + 1]]
+
+
+def _attributes(attention: Attention, meaning: Meaning, layout: Layout, facts: Facts) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"scale": attention.scale * layout.q.scale * layout.k.scale}
+    band = meaning.band
+    if band.right == 0:
+        attributes["is_causal"] = 1
+    elif band.right > 0:
+        attributes["right_window_size"] = band.right
+    if band.left >= 0:
+        attributes["left_window_size"] = band.left
+    if attention.softcap:
+        attributes["softcap"] = attention.softcap
+    if layout.rank == 3:
+        attributes["q_num_heads"] = count_of(attention.heads, facts)
+        attributes["kv_num_heads"] = count_of(layout.kv_heads, facts)
+    return attributes
+
+
+def _all_keys(key: ir.Value | None, rank: int, emitter: Emitter) -> ir.Value:
+    """nonpad_kv_seqlen that counts every key: aligns the last query with the last key."""
+    assert key is not None
+    return emitter.op("Expand", emitter.dim(key, rank - 2), emitter.dim(key, 0))
+
+
+def _sinks(attention: Attention, emitter: Emitter) -> ir.Value:
+    assert attention.sink is not None
+    axes = (resolve(attention.heads),)
+    places = walk_operand(attention.sink.value, attention.sink.view, emitter.facts, scalable=False)
+    found = cheapest(places, axes)
+    if found is None:
+        raise Refusal("the sinks are not one number for each head", attention.sink.value.producer())
+    return emitter.op("Cast", emitter.layout(found[1], axes), to=int(ir.DataType.FLOAT))

@@ -1,0 +1,102 @@
+"""From a mask's meaning to the op's attn_mask, as small as it can be."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from flashonnx.fusion.attention import Attention
+from flashonnx.fusion.axes import size_of
+from flashonnx.fusion.emit import Emitter, layout_cost
+from flashonnx.fusion.facts import Refusal
+from flashonnx.fusion.mask import Meaning, Padding, Term
+from flashonnx.fusion.operand import walk_operand
+
+
+def mask_is_bool(meaning: Meaning) -> bool:
+    return not any(_adds(term, meaning) for term in meaning.terms)
+
+
+def _adds(term: Term, meaning: Meaning) -> bool:
+    """Whether the term is to be added: a bias, or an exclusion whose finite number decides a row without keys."""
+    if term.whole and term.source.kind == "add":
+        return True
+    return (term.whole or term.padding is not None) and term.finite and not meaning.mean_rows
+
+
+def emit_mask(attention: Attention, meaning: Meaning, emitter: Emitter) -> ir.Value | None:
+    """One attn_mask of all terms: bool where they only exclude, in Q's type where something is added."""
+    dtype = emitter.facts.dtype(attention.y[0].value)
+    allowed: list[ir.Value] = []
+    added: list[ir.Value] = []
+    for term in meaning.terms:
+        if term.whole and term.source.kind == "add":
+            added.append(_bias(term, attention, dtype, emitter))
+        elif term.whole or term.padding is not None:
+            keep = _padding(term.padding, attention, emitter) if term.padding else _kept(term, attention, emitter)
+            if _adds(term, meaning):
+                added.append(_excluding(keep, term.fill, dtype, emitter))
+            else:
+                allowed.append(keep)
+    keep_all = _joined("And", allowed, emitter)
+    bias = _joined("Add", added, emitter)
+    if keep_all is None or bias is None:
+        return bias if keep_all is None else keep_all
+    return emitter.op("Where", keep_all, bias, emitter.scalar(-np.inf, dtype))
+
+
+def _joined(op_type: str, values: list[ir.Value], emitter: Emitter) -> ir.Value | None:
+    joined = None
+    for value in values:
+        joined = value if joined is None else emitter.op(op_type, joined, value)
+    return joined
+
+
+def _excluding(keep: ir.Value, fill: float, dtype: ir.DataType, emitter: Emitter) -> ir.Value:
+    zero = emitter.scalar(0.0, dtype)
+    with np.errstate(over="ignore"):
+        return emitter.op("Where", keep, zero, emitter.scalar(fill, dtype))
+
+
+def _padding(padding: Padding, attention: Attention, emitter: Emitter) -> ir.Value:
+    """The padding as a bool of (batch, 1, 1, keys)."""
+    value = padding.value
+    if emitter.facts.dtype(value) != ir.DataType.BOOL:
+        value = emitter.op("Cast", value, to=int(ir.DataType.BOOL))
+    if padding.inverted:
+        value = emitter.op("Not", value)
+    batch, _, _, keys = attention.mask_axes()
+    sizes = emitter.facts.sizes(padding.value)
+    axes = tuple(() if set(size) == {1} else (batch if size == size_of(batch, len(size)) else keys) for size in sizes)
+    return emitter.reshape(value, axes, (batch, (), (), keys))
+
+
+def _kept(term: Term, attention: Attention, emitter: Emitter) -> ir.Value:
+    value = _aligned(term, attention, emitter)
+    return value if term.source.kind == "keep" else emitter.op("Not", value)
+
+
+def _bias(term: Term, attention: Attention, dtype: ir.DataType, emitter: Emitter) -> ir.Value:
+    value = _aligned(term, attention, emitter)
+    if emitter.facts.dtype(term.source.value) != dtype:
+        value = emitter.op("Cast", value, to=int(dtype))
+    if term.source.factor != 1.0:
+        value = emitter.op("Mul", value, emitter.scalar(term.source.factor, dtype))
+    return value
+
+
+def _aligned(term: Term, attention: Attention, emitter: Emitter) -> ir.Value:
+    """The mask as rank 4, broadcast over the axes that it does not vary along."""
+    axes = attention.mask_axes()
+    places = walk_operand(term.source.value, term.source.view, emitter.facts, scalable=False)
+    options = []
+    for index, place in enumerate(places):
+        present = set(place.view.atoms())
+        target = tuple(axis if present & set(axis) else () for axis in axes)
+        cost = layout_cost(place.view, target)
+        if cost is not None:
+            options.append((len(present), cost, index, target))
+    if not options:
+        raise Refusal("a mask varies along part of the batch or head axis only", term.source.value.producer())
+    _, _, index, target = min(options, key=lambda option: option[:3])
+    return emitter.layout(places[index], target)

@@ -1,0 +1,61 @@
+"""Rows without a key, where the file excludes keys by a finite number: their softmax is uniform, so they are mean(V).
+
+The op says 0 for such a row. Where causal (or windowed) and padding masks meet under left padding, both can be had: the
+op gets the masks apart, and the rows without a key get the mean of V afterwards.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from flashonnx import contract
+from flashonnx.fusion.attention import Attention, count_of
+from flashonnx.fusion.axes import resolve
+from flashonnx.fusion.band import Band
+from flashonnx.fusion.emit import Emitter
+from flashonnx.fusion.layouts import Layout
+
+
+def can_restore(band: Band, lengths_differ: bool) -> bool:
+    """Whether the rows without a key can be told from padding and band alone."""
+    causal = band.left < 0 and band.right == 0
+    window = band.left >= 0 and band.right >= 0
+    return (causal or window) and (band.from_end or not lengths_differ)
+
+
+def with_mean_rows(node: ir.Node, layout: Layout, attention: Attention, band: Band, emitter: Emitter) -> ir.Value:
+    """The op's output with mean(V) in the rows that have no key."""
+    query, _, value, mask = node.inputs[: contract.INPUT_INDEX["attn_mask"] + 1]
+    assert query is not None and value is not None and mask is not None
+    mean = emitter.reduce_mean(value, axis=layout.rank - 2)
+    if layout.kv_heads != resolve(attention.heads):
+        mean = _repeat_heads(mean, layout, attention, emitter)
+    alive = _rows_with_keys(mask, band, emitter)
+    if band.from_end:
+        rows = emitter.dim(query, layout.rank - 2)
+        alive = emitter.op("Slice", alive, emitter.op("Neg", rows), emitter.ints(2**31 - 1), emitter.ints(2))
+    alive = emitter.op("Reshape", alive, emitter.ints(*((0, -1, 1) if layout.rank == 3 else (0, 1, -1, 1))))
+    return emitter.op("Where", alive, node.outputs[0], mean)
+
+
+def _rows_with_keys(mask: ir.Value, band: Band, emitter: Emitter) -> ir.Value:
+    """Whether a key within the band is not padding, for each (batch, 1, last query first to last)."""
+    keys = emitter.op("Cast", emitter.op("Reshape", mask, emitter.ints(0, 1, -1)), to=int(ir.DataType.FLOAT))
+    if band.left < 0:
+        seen = emitter.op("CumSum", keys, emitter.ints(2))
+    else:
+        seen = emitter.op("MaxPool", keys, kernel_shape=[band.left + 1 + band.right], pads=[band.left, band.right])
+    return emitter.op("Greater", seen, emitter.scalar(0.5, ir.DataType.FLOAT))
+
+
+def _repeat_heads(mean: ir.Value, layout: Layout, attention: Attention, emitter: Emitter) -> ir.Value:
+    """One row of every KV head as one of every query head."""
+    facts = emitter.facts
+    heads, kv_heads, feature = (
+        count_of(axis, facts) for axis in (attention.heads, layout.kv_heads, attention.v_feature)
+    )
+    group = heads // kv_heads
+    split = emitter.op("Reshape", mean, emitter.ints(0, kv_heads, 1, feature))
+    repeated = emitter.op("Expand", split, emitter.ints(1, 1, group, 1))
+    shape = (0, 1, heads * feature) if layout.rank == 3 else (0, heads, 1, feature)
+    return emitter.op("Reshape", repeated, emitter.ints(*shape))

@@ -1,0 +1,147 @@
+"""Models in and out: read with a clear error, written whole or not at all.
+
+Weights kept in external files stay there until they are needed (memory-mapped by onnx-ir), so a model larger than
+protobuf's 2 GiB passes through without a copy in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from flashonnx import contract
+
+# Protobuf refuses messages of 2 GiB; beyond this much weight the file gets a second one beside it. Leaves room for nodes.
+MAX_EMBEDDED_BYTES = 1_800_000_000
+
+
+class ModelError(Exception):
+    """A model that cannot be read, fused or written. The message says what is wrong, and where."""
+
+
+def load(model_or_path: onnx.ModelProto | ir.Model | str | os.PathLike[str]) -> ir.Model:
+    """The model with its local functions inlined, so that no attention hides in one. The argument is not changed.
+
+    Raises ModelError for what is not a sound ONNX model.
+    """
+    if isinstance(model_or_path, ir.Model):
+        model = model_or_path.clone()
+    elif isinstance(model_or_path, onnx.ModelProto):
+        model = _from_proto(model_or_path, "the model")
+    else:
+        model = _read(Path(model_or_path))
+    _check_graph(model.graph, "the graph")
+    try:
+        InlinePass(criteria=lambda function: function.domain != contract.DOMAIN)(model)
+    except Exception as error:  # onnx-ir wraps whatever a broken function body makes it raise
+        raise ModelError(f"the model's local functions cannot be inlined: {_first_line(error)}") from error
+    return model
+
+
+def _read(path: Path) -> ir.Model:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path}: empty file")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError, or OSError
+        raise ModelError(f"{path}: not an ONNX model, or truncated ({_first_line(error)})") from error
+    model = _from_proto(proto, str(path))
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.base_dir = str(path.parent)
+            _check_external(tensor, path)
+    return model
+
+
+def _check_external(tensor: ir.ExternalTensor, path: Path) -> None:
+    data = Path(tensor.path)
+    if not data.is_file():
+        raise ModelError(f"{path}: weight {tensor.name} is in {tensor.location}, which is not there")
+    needed = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+    if data.stat().st_size < needed:
+        raise ModelError(
+            f"{path}: {tensor.location} is truncated: weight {tensor.name} needs {needed} bytes, "
+            f"the file has {data.stat().st_size}"
+        )
+
+
+def _from_proto(proto: onnx.ModelProto, what: str) -> ir.Model:
+    if not proto.graph.node:
+        raise ModelError(f"{what}: not an ONNX model: it has no nodes")
+    if not proto.opset_import:
+        raise ModelError(f"{what}: not an ONNX model: it imports no operator set")
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:
+        raise ModelError(f"{what}: not a sound ONNX model: {_first_line(error)}") from error
+
+
+def _check_graph(graph: ir.Graph, where: str) -> None:
+    """Every input of every node is made before it is used; sorts the nodes if only their order is wrong."""
+    try:
+        graph.sort()
+    except ValueError as error:
+        raise ModelError(f"{where} has a cycle") from error
+    made = set(graph.inputs) | set(graph.initializers.values())
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.producer() is None and value not in made and value.graph in (None, graph):
+                raise ModelError(
+                    f"node {describe(node)} reads {value.name!r}, which no node, input or weight of {where} provides"
+                )
+    for value in graph.outputs:
+        if value.producer() is None and value not in made:
+            raise ModelError(f"output {value.name!r} is not computed by any node of {where}")
+
+
+def describe(node: ir.Node) -> str:
+    """How a message names a node."""
+    return f"{node.name or node.outputs[0].name} ({node.op_type})"
+
+
+def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
+    """Writes the model whole or not at all; what stood there before stays if anything fails.
+
+    Weights go into `<name>.data` beside it when the model came with external ones or would pass protobuf's limit.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ModelError(f"{path}: no such folder: {path.parent}")
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+    if sum(tensor.nbytes for tensor in tensors) > MAX_EMBEDDED_BYTES:
+        external = True
+    data_name = f"{path.name}.data" if external else None
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            ir.save(model, Path(folder) / path.name, external_data=data_name)
+            # The weights first: a model whose weights are not there yet would be a broken file.
+            for name in filter(None, (data_name, path.name)):
+                written = Path(folder) / name
+                if written.exists():
+                    os.replace(written, path.parent / name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be written: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as one protobuf message, weights included. Raises ModelError if they are too much for that."""
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    if size > MAX_EMBEDDED_BYTES:
+        raise ModelError(
+            f"the model's weights ({size} bytes) are too large for one protobuf message: save it to a file"
+        )
+    return ir.to_proto(model)

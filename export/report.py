@@ -1,0 +1,47 @@
+"""What the pass found: one Site for each attention in the model, fused or left alone, and why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Site:
+    """One attention of the model.
+
+    name: the Softmax or attention node that it was found at.
+    fused: whether the fused model computes it with FlashAttention.
+    form: what was found, such as "softmax, rank 4, causal + padding"; as much of it as was understood where not fused.
+    reason: why it was left alone, naming node and op; empty if fused.
+    mask: the mask's meaning ("none", "causal", "causal + padding", "bias", …).
+    absorbed: nodes that the fused op replaced, by op type.
+    max_abs_diff: largest absolute difference between the site before and after, on random inputs; None if not verified.
+    """
+
+    name: str
+    fused: bool = False
+    form: str = ""
+    reason: str = ""
+    mask: str = ""
+    absorbed: dict[str, int] = field(default_factory=dict)
+    max_abs_diff: float | None = None
+
+
+@dataclass
+class FuseReport:
+    """Every attention site of one model, in graph order."""
+
+    sites: list[Site] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        return len(self.sites)
+
+    @property
+    def fused(self) -> int:
+        return sum(site.fused for site in self.sites)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for json.dump: {"total", "fused", "sites": [{"name", "fused", "form", "reason", …}]}."""
+        return {"total": self.total, "fused": self.fused, "sites": [asdict(site) for site in self.sites]}

@@ -1,0 +1,232 @@
+"""From the softmax inwards to Q·Kᵀ: what happens to the scores on the way, as scale, softcap, masks and sinks.
+
+Each operator has one small handler, which says what the node does to the scores and where they come from. An operator
+with two inputs may not show which of them is the scores; its handler then offers both, and the walk that arrives at a
+product of two tensors is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import onnx_ir as ir
+
+from flashonnx.fusion.axes import Atom, View
+from flashonnx.fusion.contraction import Contraction, contraction_of
+from flashonnx.fusion.facts import Facts, Refusal, data_consumers, require_single_consumer
+from flashonnx.fusion.layout import broadcast_view, undo
+
+# At or below this a score, or what is added to one, excludes its key: exp underflows to 0 in every type.
+EXCLUDED = -1e4
+# A clamp at or below this changes no score that counts.
+_LOWEST = -1e30
+
+
+@dataclass(frozen=True)
+class MaskTerm:
+    """One thing that changes the scores key by key.
+
+    kind "add": value times factor is added. kind "keep" ("drop"): where the bool value is false (true), the score
+    becomes fill. `view` is the value's, in the atoms of the scores.
+    """
+
+    kind: str
+    value: ir.Value
+    view: View
+    factor: float = 1.0
+    fill: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A column of logits beside the scores, in the softmax's denominator only."""
+
+    value: ir.Value
+    view: View
+    with_sink: tuple[Atom, ...]  # the softmax axis, sink included
+    keys: tuple[Atom, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the softmax gets, as softcap(scale · Q·Kᵀ) changed by the masks, the one nearest to the softmax first."""
+
+    value: ir.Value
+    view: View
+    factor: float = 1.0
+    softcap: float = 0.0
+    masks: tuple[MaskTerm, ...] = ()
+    sink: Sink | None = None
+    absorbed: tuple[ir.Node, ...] = ()
+    contraction: Contraction | None = field(default=None, compare=False)
+
+    @property
+    def scale(self) -> float:
+        alpha = self.contraction.alpha if self.contraction is not None else 1.0
+        return self.factor * alpha * (self.softcap or 1.0)
+
+    def through(self, node: ir.Node, value: ir.Value | None, view: View, **changes: object) -> Scores:
+        """The walk one node further in."""
+        if value is None:
+            raise Refusal("an input is missing", node)
+        return replace(self, value=value, view=view, absorbed=(*self.absorbed, node), **changes)  # type: ignore[arg-type]
+
+
+def walk_scores(softmax_input: ir.Value, view: View, facts: Facts, softmax: ir.Node) -> Scores:
+    """Raises Refusal with the first node that stopped the walk."""
+    return _walk(Scores(softmax_input, view), facts, softmax)
+
+
+def _walk(scores: Scores, facts: Facts, consumer: ir.Node) -> Scores:
+    node = scores.value.producer()
+    if node is None:
+        raise Refusal(f"the scores are {scores.value.name}, which no node computes")
+    _require_unshared(scores.value, consumer)
+    contraction = contraction_of(node, facts)
+    if contraction is not None:
+        return replace(scores, contraction=contraction, absorbed=(*scores.absorbed, node))
+    refusal: Refusal | None = None
+    for further in _steps(scores, node, facts):
+        try:
+            return _walk(further, facts, node)
+        except Refusal as error:
+            refusal = refusal or error
+    raise refusal or Refusal("the scores come from an operator that is not understood", node)
+
+
+def _require_unshared(value: ir.Value, consumer: ir.Node) -> None:
+    besides: tuple[ir.Node, ...] = ()
+    if consumer.op_type == "Sub":  # x - ReduceMax(x)
+        besides = tuple(node for node in data_consumers(value) if node.op_type == "ReduceMax")
+    require_single_consumer(value, "the scores", besides)
+
+
+def _steps(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    handler = _HANDLERS.get(node.op_type) if node.domain == "" else None
+    if handler is not None:
+        yield from handler(scores, node, facts)
+        return
+    view = undo(scores.value, scores.view, facts)
+    if view is not None and node.op_type != "Expand":
+        yield scores.through(node, node.inputs[0], view)
+
+
+def _operands(node: ir.Node, facts: Facts) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """(scores, other) for a commutative operator, the likelier one first: a mask's data are known, the scores' are not."""
+    a, b = node.inputs[:2]
+    assert a is not None and b is not None
+    pairs = [(a, b), (b, a)]
+    full = facts.sizes(node.outputs[0])
+    pairs.sort(key=lambda pair: (facts.sizes(pair[0]) != full, facts.traces[0].data(pair[0]) is not None))
+    for pair in pairs:
+        if facts.sizes(pair[0]) == full:
+            yield pair
+
+
+def _mul(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    for inner, other in _operands(node, facts):
+        scalar = facts.scalar(other)
+        if scalar is not None:
+            yield scores.through(node, inner, scores.view, factor=scores.factor * scalar)
+            return
+    raise Refusal("the scores are multiplied by a tensor", node)
+
+
+def _div(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    scalar = facts.scalar(node.inputs[1])
+    if scalar is None or scalar == 0:
+        raise Refusal("the scores are divided by a tensor", node)
+    yield scores.through(node, node.inputs[0], scores.view, factor=scores.factor / scalar)
+
+
+def _add(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    for inner, other in _operands(node, facts):
+        yield _masked(scores, node, inner, MaskTerm("add", other, scores.view, scores.factor), facts)
+
+
+def _sub(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    inner, other = node.inputs
+    assert inner is not None and other is not None
+    producer = other.producer()
+    if producer is not None and producer.op_type == "ReduceMax" and producer.inputs[0] is inner:
+        yield scores.through(node, inner, scores.view)  # softmax(x - max x) is softmax(x)
+        return
+    yield _masked(scores, node, inner, MaskTerm("add", other, scores.view, -scores.factor), facts)
+
+
+def _where(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    condition, if_true, if_false = node.inputs
+    assert condition is not None
+    for kind, inner, other in (("keep", if_true, if_false), ("drop", if_false, if_true)):
+        fill = facts.scalar(other)
+        if fill is None or inner is None:
+            continue
+        if fill * scores.factor > EXCLUDED:
+            raise Refusal(f"some scores are replaced by {fill}, which excludes no key", node)
+        term = MaskTerm(kind, condition, scores.view, fill=fill * scores.factor)
+        yield _masked(scores, node, inner, term, facts)
+
+
+def _masked(scores: Scores, node: ir.Node, inner: ir.Value, term: MaskTerm, facts: Facts) -> Scores:
+    if scores.softcap:
+        raise Refusal("a mask or bias comes before the softcap", node)
+    if facts.sizes(inner) != facts.sizes(node.outputs[0]):
+        raise Refusal("a mask or bias is larger than the scores that it is for", node)
+    term = replace(term, view=broadcast_view(term.value, scores.view, facts))
+    return scores.through(node, inner, scores.view, masks=(*scores.masks, term))
+
+
+def _tanh(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    if scores.softcap or scores.factor <= 0:
+        raise Refusal("a second softcap, or a negative one", node)
+    yield scores.through(node, node.inputs[0], scores.view, softcap=scores.factor, factor=1.0)
+
+
+def _cast(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    if node.inputs[0] is None or not facts.dtype(node.inputs[0]).is_floating_point():
+        raise Refusal("the scores are integers", node)
+    yield scores.through(node, node.inputs[0], scores.view)
+
+
+def _same(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    yield scores.through(node, node.inputs[0], scores.view)
+
+
+def _clamp(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    """Max or Clip with a limit so low that no score which counts is changed."""
+    inner, limit, *upper = node.inputs
+    low = facts.scalar(limit)
+    if low is None or low > _LOWEST or any(value is not None for value in upper):
+        raise Refusal("the scores are clamped", node)
+    yield scores.through(node, inner, scores.view)
+
+
+def _concat(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    """Scores beside one column of sinks."""
+    rank = scores.view.rank
+    if node.attributes.get_int("axis") % rank != rank - 1 or len(node.inputs) != 2 or scores.sink or scores.masks:
+        raise Refusal("the scores are joined with something else", node)
+    inner, column = node.inputs
+    assert inner is not None and column is not None
+    if set(facts.sizes(column)[-1]) != {1}:
+        raise Refusal("the scores are joined with more than one column of sinks", node)
+    keys = (Atom(facts.sizes(inner)[-1]),)
+    sink = Sink(column, broadcast_view(column, scores.view, facts), scores.view.axes[-1], keys)
+    yield scores.through(node, inner, scores.view.replace(rank - 1, keys), sink=sink)
+
+
+_HANDLERS: dict[str, Callable[[Scores, ir.Node, Facts], Iterator[Scores]]] = {
+    "Add": _add,
+    "Cast": _cast,
+    "Clip": _clamp,
+    "Concat": _concat,
+    "Div": _div,
+    "Dropout": _same,
+    "Identity": _same,
+    "Max": _clamp,
+    "Mul": _mul,
+    "Sub": _sub,
+    "Tanh": _tanh,
+    "Where": _where,
+}

@@ -1,0 +1,134 @@
+"""Sizes to look at a model with: an assignment of numbers to its symbolic input dimensions under which it works."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import math
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from flashonnx.fusion.evaluate import Operators, SizeError, Trace, Type
+
+# One row for each trace. Batch-like (first) dimensions stay small; the others are primes apart, so that two dimensions
+# agree in every trace only if they are the same, and a product is no other size's product.
+_FIRST = ((3, 5, 7), (2, 3, 5), (5, 2, 3))
+_OTHER = ((11, 23, 37, 53), (17, 13, 29, 47), (13, 31, 19, 41))
+TRACES = len(_FIRST)
+# Strided convolutions (audio, images of any size) need longer inputs before anything is left of them.
+_STRETCHES = (1, 8, 32, 128, 512)
+
+
+def trace_model(model: ir.Model) -> list[Trace]:
+    """The main graph at TRACES unrelated assignments of sizes.
+
+    Raises SizeError, with the first assignment's complaint, if no assignment is found under which the model works.
+    """
+    operators = Operators(dict(model.opset_imports), model.ir_version)
+    complaint: SizeError | None = None
+    for stretch, links in itertools.product(_STRETCHES, _links(model.graph)):
+        try:
+            return [_trace(model.graph, operators, index, stretch, links) for index in range(TRACES)]
+        except SizeError as error:
+            complaint = complaint or error
+        if not _symbols(model.graph):
+            break
+    assert complaint is not None
+    raise complaint
+
+
+def _trace(graph: ir.Graph, operators: Operators, index: int, stretch: int, links: dict[str, str]) -> Trace:
+    sizes = _assign(_symbols(graph), index, stretch, links)
+    trace = Trace(operators, sizes)
+    for value in graph.inputs:
+        if value.shape is None or value.dtype is None:
+            continue
+        shape = tuple(_dim(name, sizes) for name in dim_names(value))
+        trace.types[value] = Type(value.dtype, shape)
+    trace.run(graph)
+    _refuse_empty(graph, trace)
+    return trace
+
+
+def dim_names(value: ir.Value) -> list[str | int]:
+    """The dimensions of a graph input; a nameless one is named after its place."""
+    assert value.shape is not None
+    return [
+        dim if isinstance(dim, int) else dim.value or f"{value.name}.{axis}" for axis, dim in enumerate(value.shape)
+    ]
+
+
+def _symbols(graph: ir.Graph) -> dict[str, bool]:
+    """Names of the free dimensions, each with whether it is only ever seen as a first dimension."""
+    symbols: dict[str, bool] = {}
+    for value in graph.inputs:
+        if value.shape is None:
+            continue
+        for axis, name in enumerate(dim_names(value)):
+            if isinstance(name, str) and name.replace(".", "_").replace(":", "_").replace("/", "_").isidentifier():
+                symbols[name] = symbols.get(name, True) and axis == 0
+    return symbols
+
+
+def _links(graph: ir.Graph) -> Iterator[dict[str, str]]:
+    """Ways in which differently named dimensions may hang together: not at all, equal, or one the sum of two."""
+    yield {}
+    names = list(_symbols(graph))
+    for name, other in itertools.permutations(names, 2):
+        yield {name: other}
+    for name in names:
+        for first, second in itertools.combinations([other for other in names if other != name], 2):
+            yield {name: f"{first}+{second}"}
+
+
+def _assign(symbols: dict[str, bool], index: int, stretch: int, links: dict[str, str]) -> dict[str, int]:
+    firsts, others = iter(_FIRST[index]), iter(_OTHER[index])
+    sizes = {}
+    for position, (name, is_first) in enumerate(symbols.items()):
+        size = next(firsts, None) if is_first else None
+        if size is None:
+            size = next(others, 59 + 2 * position + index) * stretch
+        sizes[name] = size
+    for name, expression in links.items():
+        sizes[name] = sum(sizes[term] for term in expression.split("+"))
+    return sizes
+
+
+def _dim(name: str | int, sizes: dict[str, int]) -> int:
+    if isinstance(name, int):
+        return name
+    if name in sizes:
+        return sizes[name]
+    try:
+        return _arithmetic(ast.parse(name, mode="eval").body, sizes)
+    except (SyntaxError, KeyError, TypeError, ValueError):
+        # Not arithmetic on known names: a size of its own.
+        return sizes.setdefault(name, 61 + len(sizes))
+
+
+def _arithmetic(tree: ast.AST, sizes: dict[str, int]) -> int:
+    """A dimension spelled as a sum or product of others, such as "past_sequence_length + 1"."""
+    if isinstance(tree, ast.Constant):
+        return int(tree.value)  # type: ignore[arg-type]
+    if isinstance(tree, ast.Name):
+        return sizes[tree.id]
+    if isinstance(tree, ast.BinOp):
+        left, right = _arithmetic(tree.left, sizes), _arithmetic(tree.right, sizes)
+        if isinstance(tree.op, ast.Add):
+            return left + right
+        if isinstance(tree.op, ast.Sub):
+            return left - right
+        if isinstance(tree.op, ast.Mult):
+            return left * right
+        if isinstance(tree.op, ast.FloorDiv):
+            return left // right
+    raise ValueError(ast.dump(tree))
+
+
+def _refuse_empty(graph: ir.Graph, trace: Trace) -> None:
+    """An output without elements means that the sizes were too small for what the model does."""
+    for value in graph.outputs:
+        shape = trace.shape(value)
+        if shape is not None and math.prod(shape) == 0:
+            raise SizeError(f"output {value.name} is empty at {trace.sizes}")

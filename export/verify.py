@@ -1,0 +1,144 @@
+"""Runs what a site was beside what it becomes, on random inputs, and compares.
+
+The subgraph between the fused op's sources and its output is cut out of the graph with both versions in it; masks are
+computed from the model's own inputs, with padding on either side and with rows that are masked altogether.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from flashonnx import contract
+from flashonnx.fusion.attention import Attention
+from flashonnx.fusion.evaluate import Trace
+from flashonnx.fusion.facts import Facts, Refusal
+from flashonnx.fusion.lower import Lowered
+from flashonnx.fusion.patterns import patterns
+from flashonnx.fusion.portable import portable_function
+from flashonnx.fusion.run import run_model
+
+# Largest difference, absolute and relative to the old value: room for sums in another order, not for another sum.
+TOLERANCE = {ir.DataType.FLOAT: 1e-4, ir.DataType.DOUBLE: 1e-9, ir.DataType.FLOAT16: 2e-2}
+_TRACES = 2
+
+
+@dataclass
+class _Cut:
+    """A subgraph: its nodes, what has to be fed, and the weights that it uses."""
+
+    nodes: set[ir.Node] = field(default_factory=set)
+    inputs: list[ir.Value] = field(default_factory=list)
+    weights: list[ir.Value] = field(default_factory=list)
+
+
+class Verifier:
+    """Compares sites of one graph before and after."""
+
+    def __init__(self, graph: ir.Graph, facts: Facts, ir_version: int):
+        self.graph = graph
+        self.facts = facts
+        self.ir_version = ir_version
+        inputs = list(graph.inputs)
+        self.fed = [trace.with_feeds(feeds) for trace in facts.traces[:_TRACES] for feeds in patterns(inputs, trace)]
+
+    def verify(self, attention: Attention, lowered: Lowered) -> float:
+        """The largest absolute difference. Raises Refusal if that is too much, or if either version does not run."""
+        cut = self._cut(attention, lowered)
+        model = self._model(cut, lowered)
+        tolerance = TOLERANCE.get(self.facts.dtype(lowered.replaces), TOLERANCE[ir.DataType.FLOAT])
+        worst = 0.0
+        try:
+            for old, new in run_model(model, self._feeds(cut)):
+                worst = max(worst, difference(old, new, tolerance))
+        except RuntimeError as error:
+            raise Refusal(f"verification could not run: {error}") from error
+        return worst
+
+    def _cut(self, attention: Attention, lowered: Lowered) -> _Cut:
+        """All between the sources and the two outputs."""
+        layout = lowered.layout
+        inside = set(attention.absorbed)
+        for places in (attention.q, attention.k, attention.v, attention.y):
+            inside.update(node for place in places if (node := place.value.producer()) is not None)
+        cut = _Cut()
+        seen = {layout.q.value, layout.k.value, layout.v.value}
+        cut.inputs.extend(seen)
+        pending = [lowered.value, lowered.replaces]
+        while pending:
+            value = pending.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            node = value.producer()
+            if value.const_value is not None and node is None:
+                cut.weights.append(value)
+            elif node is None or node.op_type in ("Shape", "Size") or self._is_outside(value, node, inside):
+                cut.inputs.append(value)
+            else:
+                cut.nodes.add(node)
+                pending.extend(source for source in node.inputs if source is not None)
+        return cut
+
+    def _is_outside(self, value: ir.Value, node: ir.Node, inside: set[ir.Node]) -> bool:
+        """Whether the value is an activation that the site merely reads. New nodes are in no trace, and inside."""
+        return node not in inside and value in self.fed[0].types and self.fed[0].data(value) is None
+
+    def _model(self, cut: _Cut, lowered: Lowered) -> onnx.ModelProto:
+        graph = onnx.GraphProto(name="site")
+        graph.node.extend(ir.serde.serialize_node(node) for node in self.graph if node in cut.nodes)
+        for value in cut.inputs:
+            graph.input.append(onnx.helper.make_tensor_value_info(str(value.name), int(self.facts.dtype(value)), None))
+        graph.initializer.extend(ir.serde.serialize_tensor(_named(value)) for value in cut.weights)
+        dtype = int(self.facts.dtype(lowered.replaces))
+        for value in (lowered.replaces, lowered.value):
+            graph.output.append(onnx.helper.make_tensor_value_info(str(value.name), dtype, None))
+        opsets = dict(self.graph.opset_imports)
+        imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+        if contract.DOMAIN not in opsets:
+            imports.append(onnx.helper.make_opsetid(contract.DOMAIN, contract.SINCE_VERSION))
+        function = ir.serde.serialize_function(portable_function(lowered.form, "", opsets))
+        return onnx.helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=self.ir_version)
+
+    def _feeds(self, cut: _Cut) -> Iterator[dict[str, np.ndarray]]:
+        generator = np.random.default_rng(0)
+        for trace in self.fed:
+            yield {str(value.name): _draw(value, trace, generator) for value in cut.inputs}
+
+
+def _named(value: ir.Value) -> ir.TensorProtocol:
+    tensor = value.const_value
+    assert tensor is not None
+    tensor.name = value.name
+    return tensor
+
+
+def _draw(value: ir.Value, trace: Trace, generator: np.random.Generator) -> np.ndarray:
+    """The trace's own data where it has some, else random numbers of the right shape and type."""
+    data = trace.data(value)
+    if data is not None:
+        return data
+    known = trace.types[value]
+    if known.dtype.is_floating_point():
+        return generator.standard_normal(known.shape).astype(known.dtype.numpy())
+    return generator.integers(0, 2, known.shape).astype(known.dtype.numpy())
+
+
+def difference(old: np.ndarray, new: np.ndarray, tolerance: float) -> float:
+    """The largest absolute difference. Raises Refusal where it is beyond the tolerance.
+
+    NaN in the old one, from a row without any key, is what nobody wants: there the op says 0.
+    """
+    if old.shape != new.shape:
+        raise Refusal(f"verification: the fused output has shape {new.shape}, the original {old.shape}")
+    old, new = old.astype(np.float64), new.astype(np.float64)
+    known = ~np.isnan(old)
+    distance = np.abs(np.where(known, new - old, 0.0))
+    worst = float(distance.max(initial=0.0))
+    if not np.all(distance <= tolerance * (1 + np.abs(np.where(known, old, 0.0)))):
+        raise Refusal(f"verification: the fused output differs by {worst:.3g}")
+    return worst
