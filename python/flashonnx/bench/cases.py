@@ -52,6 +52,12 @@ class Case:
         elements = self.batch_size * self.q_num_heads * self.q_sequence_length * self.head_size
         return elements * DTYPES[self.dtype].itemsize
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Every dimension."""
+        heads = (self.q_num_heads, self.kv_num_heads)
+        return (self.batch_size, *heads, self.q_sequence_length, self.kv_sequence_length, self.head_size)
+
     def with_length(self, length: int) -> Case:
         """The same problem with `length` queries and keys."""
         return replace(self, q_sequence_length=length, kv_sequence_length=length)
@@ -77,12 +83,19 @@ def parse_case(text: str) -> Case:
         batch, heads, lengths, head_size = text.split("x")
         q_heads, _, kv_heads = heads.partition("/")
         q_length, _, kv_length = lengths.partition("/")
-        sizes = [int(n) for n in (batch, q_heads, kv_heads or q_heads, q_length, kv_length or q_length, head_size)]
+        case: Case | None = Case(
+            batch_size=int(batch),
+            q_num_heads=int(q_heads),
+            kv_num_heads=int(kv_heads or q_heads),
+            q_sequence_length=int(q_length),
+            kv_sequence_length=int(kv_length or q_length),
+            head_size=int(head_size),
+        )
     except ValueError:
-        sizes = [0]
-    if min(sizes) < 1 or sizes[1] % sizes[2]:
+        case = None
+    if case is None or min(case.sizes) < 1 or case.q_num_heads % case.kv_num_heads:
         raise ValueError(f"{text!r} is not a case such as 1x12x512x64 or 8x32/8x1/4096x128")
-    return Case(*sizes)
+    return case
 
 
 def with_options(texts: Iterable[str], *, causal: bool | None = None, dtype: str = "float32") -> list[Case]:

@@ -13,7 +13,7 @@ import typer
 import typer.core
 import typer.main
 
-COMMANDS = ("validate", "bench", "info")
+COMMANDS = ("export", "fuse", "explain", "validate", "bench", "info")
 
 
 class LazyCommands(typer.core.TyperGroup):

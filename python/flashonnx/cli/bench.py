@@ -84,18 +84,18 @@ def _print(result: BenchResult) -> None:
         if timings:
             out.print(_time_table(f"{title}: milliseconds, and in brackets time over ours", timings))
     if result.memory:
-        rows = {str(memory.case): memory.peak_bytes for memory in result.memory}
-        out.print(_table("peak memory above inputs and output, MiB", rows, lambda peak: f"{peak / 2**20:.1f}"))
+        peaks = {str(memory.case): memory.peak_bytes for memory in result.memory}
+        out.print(_table("peak memory above inputs and output, MiB", peaks, lambda peak: f"{peak / 2**20:.1f}"))
     if result.exactness:
-        rows = {str(row.case): row.max_abs_error for row in result.exactness}
-        out.print(_table("largest absolute error against float64", rows, lambda error: f"{error:.2e}"))
+        errors = {str(row.case): row.max_abs_error for row in result.exactness}
+        out.print(_table("largest absolute error against float64", errors, lambda error: f"{error:.2e}"))
     if result.traffic:
         title = f"computed traffic of one head, MiB through an LRU cache of {result.traffic_cache_bytes >> 10} KiB"
-        rows = {
+        moved = {
             f"N{point.length}": {"FlashAttention": point.flash, "standard attention": point.standard}
             for point in result.traffic
         }
-        out.print(_table(title, rows, lambda moved: f"{moved / 2**20:.1f}"))
+        out.print(_table(title, moved, lambda size: f"{size / 2**20:.1f}"))
     for note in result.notes:
         out.print(f"note: {note}", highlight=False)
 

@@ -43,7 +43,7 @@ def exit_codes() -> Iterator[None]:
         fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except _user_errors() as error:
         fail(str(error))
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         fail(f"{error}; is the extra installed? pip install 'flashonnx[cpu,torch]'")
     except Exception:
         traceback.print_exc()
@@ -99,7 +99,4 @@ def _user_errors() -> tuple[type[Exception], ...]:
         ("flashonnx.cli.target", "TargetError"),
         ("torch.onnx", "OnnxExporterError"),
     ]
-    found: list[type[Exception]] = [
-        getattr(sys.modules[module], name) for module, name in named if module in sys.modules
-    ]
-    return tuple(found)
+    return tuple(getattr(sys.modules[module], name) for module, name in named if module in sys.modules)
