@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
-
 from flashonnx.fusion.attention import Attention, from_softmax
 from flashonnx.fusion.facts import Facts, Refusal
+from flashonnx.fusion.native import from_group_query_attention, from_multi_head_attention, from_onnx_attention
 
 Read = Callable[[ir.Node, Facts], Attention]
 
@@ -29,4 +29,9 @@ def _softmax(node: ir.Node, facts: Facts) -> Attention:
     return from_softmax(node, facts)
 
 
-_READERS: dict[tuple[str, str], Read] = {("", "Softmax"): _softmax}
+_READERS: dict[tuple[str, str], Read] = {
+    ("", "Softmax"): _softmax,
+    ("", "Attention"): from_onnx_attention,
+    ("com.microsoft", "MultiHeadAttention"): from_multi_head_attention,
+    ("com.microsoft", "GroupQueryAttention"): from_group_query_attention,
+}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx_ir as ir
-
 from flashonnx.fusion.axes import Atom, Axis, View, resolve, size_of
 from flashonnx.fusion.contraction import Contraction, Operand, atoms_by_label, operand_view
 from flashonnx.fusion.facts import Facts, Refusal
@@ -14,12 +13,24 @@ from flashonnx.fusion.output import walk_output
 from flashonnx.fusion.scores import MaskTerm, Scores, Sink, walk_scores
 
 
+@dataclass(frozen=True)
+class Cache:
+    """Past keys and values, (batch, kv_heads, row, feature), and where the grown caches are wanted; None: not."""
+
+    past_key: ir.Value | None
+    past_value: ir.Value | None
+    present_key: ir.Value | None
+    present_value: ir.Value | None
+    kv_heads: Axis
+
+
 @dataclass
 class Attention:
     """softmax(softcap(scale · Q·Kᵀ) with masks) · V, however the graph spells it.
 
     q, k, v, y: the places at which each may be taken, innermost (nearest to the softmax) first. heads are q_num_heads;
-    how many of them K and V have is read off their views. causal, left, right: from a node that has such attributes.
+    how many of them K and V have is read off their views. keys are all keys, new_keys the rows of K and V, which are
+    fewer where a cache holds the past ones. causal, left, right: from a node that has such attributes.
     """
 
     anchor: ir.Node
@@ -27,6 +38,7 @@ class Attention:
     heads: Axis
     rows: Axis
     keys: Axis
+    new_keys: Axis
     feature: Axis
     v_feature: Axis
     q: tuple[Place, ...]
@@ -42,11 +54,17 @@ class Attention:
     causal: bool = False
     left: int = -1
     right: int = -1
+    cache: Cache | None = None
+    nonpad_kv_seqlen: ir.Value | None = None
     form: str = "softmax"
 
     def mask_axes(self) -> tuple[Axis, Axis, Axis, Axis]:
         """The axes of attn_mask."""
         return tuple(resolve(axis) for axis in (self.batch, self.heads, self.rows, self.keys))  # type: ignore[return-value]
+
+    @property
+    def has_past(self) -> bool:
+        return self.cache is not None and self.cache.past_key is not None
 
     def lengths_differ(self, facts: Facts) -> bool:
         """Whether there may be another number of keys than of queries."""
@@ -56,16 +74,18 @@ class Attention:
         return _axes(rank, self.batch, self.heads, self.rows, self.feature)
 
     def k_axes(self, rank: int, kv_heads: Axis) -> tuple[Axis, ...]:
-        return _axes(rank, self.batch, kv_heads, self.keys, self.feature)
+        return _axes(rank, self.batch, kv_heads, self.new_keys, self.feature)
 
     def v_axes(self, rank: int, kv_heads: Axis) -> tuple[Axis, ...]:
-        return _axes(rank, self.batch, kv_heads, self.keys, self.v_feature)
+        return _axes(rank, self.batch, kv_heads, self.new_keys, self.v_feature)
 
     def y_axes(self, rank: int) -> tuple[Axis, ...]:
         return _axes(rank, self.batch, self.heads, self.rows, self.v_feature)
 
     def kv_head_choices(self) -> list[Axis]:
         """The heads that K and V may come with, fewest first; query head h reads key head h // group."""
+        if self.cache is not None:
+            return [resolve(self.cache.kv_heads)]
         heads = resolve(self.heads)
         choices = []
         for count in range(len(heads) + 1):
@@ -106,6 +126,7 @@ def from_softmax(softmax: ir.Node, facts: Facts) -> Attention:
         heads=heads,
         rows=rows,
         keys=keys,
+        new_keys=keys,
         feature=feature,
         v_feature=product.v_feature,
         q=q_places,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
-
 from flashonnx.fusion.patterns import ancestors
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
-
 from flashonnx.fusion.axes import Axis, View
 from flashonnx.fusion.facts import Facts, Refusal
 

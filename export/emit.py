@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-
 from flashonnx.fusion.axes import Axis, View, resolve, size_of
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.operand import Place

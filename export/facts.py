@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
-
 from flashonnx.fusion.axes import Size
 from flashonnx.fusion.evaluate import Trace
 
@@ -78,6 +77,10 @@ class Facts:
     def integers(self, value: ir.Value | None) -> list[int] | None:
         data = self.constant(value)
         return None if data is None else [int(number) for number in data.reshape(-1)]
+
+    def fixed(self, number: int) -> Size:
+        """A size that is the same in every trace."""
+        return (number,) * self.count
 
     @cached_property
     def count(self) -> int:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-
 from flashonnx import contract
 from flashonnx.fusion import model_io
 from flashonnx.fusion.anchors import Read, anchors
@@ -24,6 +22,7 @@ from flashonnx.fusion.portable import Form, add_portable_functions
 from flashonnx.fusion.report import FuseReport, Site
 from flashonnx.fusion.sizes import trace_model
 from flashonnx.fusion.verify import Verifier
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 ModelLike = onnx.ModelProto | ir.Model | str | os.PathLike[str]
 Progress = Callable[[int, int, str], None]
@@ -141,11 +140,11 @@ class _Pass:
         return site
 
     def _replace(self, lowered: Lowered) -> None:
-        old, new = lowered.replaces, lowered.value
-        if old.is_graph_output():
-            old.name, new.name = f"{old.name}_unfused", old.name
-            new.shape, new.type = old.shape, old.type
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        for old, new in lowered.replaced:
+            if old.is_graph_output():
+                old.name, new.name = f"{old.name}_unfused", old.name
+                new.shape, new.type = old.shape, old.type
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
         self.forms[lowered.node] = lowered.form
 
     def finish(self, portable: bool) -> None:

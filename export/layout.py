@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import onnx_ir as ir
-
 from flashonnx.fusion.axes import Atom, AxesError, Axis, View
 from flashonnx.fusion.facts import Facts
 

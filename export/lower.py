@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
-
 from flashonnx import contract
 from flashonnx.fusion.attention import Attention, count_of
-from flashonnx.fusion.axes import Axis, View, resolve, size_of
+from flashonnx.fusion.axes import View, resolve
 from flashonnx.fusion.emit import Emitter
-from flashonnx.fusion.layouts import Layout, cheapest, choose_layout
 from flashonnx.fusion.facts import Facts, Refusal
+from flashonnx.fusion.layouts import Layout, cheapest, choose_layout
 from flashonnx.fusion.mask import Meaning
 from flashonnx.fusion.mask_input import emit_mask, mask_is_bool
 from flashonnx.fusion.mean_rows import with_mean_rows
@@ -26,13 +25,12 @@ from flashonnx.fusion.portable import Form
 
 @dataclass(frozen=True)
 class Lowered:
-    """The new node, and which value of the graph its result `value` takes the place of."""
+    """The new node, and the values that its results take the place of, as (old, new); the output first."""
 
     node: ir.Node
     form: Form
-    value: ir.Value
-    replaces: ir.Value
     layout: Layout
+    replaced: tuple[tuple[ir.Value, ir.Value], ...]
 
 
 def lower(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
@@ -41,13 +39,25 @@ def lower(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
     emitter.start(attention.y[0].value.producer() or attention.anchor)
     inputs = _inputs(attention, meaning, layout, emitter)
     attributes = _attributes(attention, meaning, layout, emitter.facts)
-    node = emitter.node(contract.OP_TYPE, inputs, attributes, domain=contract.DOMAIN)
+    presents = _presents(attention)
+    outputs = contract.OUTPUT_INDEX["present_value"] + 1 if presents else 1
+    node = emitter.node(contract.OP_TYPE, inputs, attributes, outputs, contract.DOMAIN)
     result = node.outputs[0]
     if meaning.mean_rows:
         result = with_mean_rows(node, layout, attention, meaning.band, emitter)
     axes = attention.y_axes(layout.rank)
     value = emitter.layout(Place(result, View(axes, emitter.facts.count)), layout.y.view.axes)
-    return Lowered(node, _form(node, attention, meaning, layout, emitter.facts), value, layout.y.value, layout)
+    replaced = [(layout.y.value, value)]
+    replaced += [(old, node.outputs[contract.OUTPUT_INDEX[name]]) for name, old in presents.items()]
+    return Lowered(node, _form(node, attention, meaning, layout, emitter.facts), layout, tuple(replaced))
+
+
+def _presents(attention: Attention) -> dict[str, ir.Value]:
+    """The grown caches that the model wants, by the name of the op's output."""
+    if attention.cache is None:
+        return {}
+    wanted = {"present_key": attention.cache.present_key, "present_value": attention.cache.present_value}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def _form(node: ir.Node, attention: Attention, meaning: Meaning, layout: Layout, facts: Facts) -> Form:
@@ -57,7 +67,7 @@ def _form(node: ir.Node, attention: Attention, meaning: Meaning, layout: Layout,
         heads=count_of(attention.heads, facts),
         kv_heads=count_of(layout.kv_heads, facts),
         inputs=tuple(tensor.name for tensor, value in zip(contract.INPUTS, node.inputs) if value is not None),
-        outputs=tuple(tensor.name for tensor, value in zip(contract.OUTPUTS, node.outputs) if value.name),
+        outputs=tuple(tensor.name for tensor in contract.OUTPUTS[: len(node.outputs)]),
         mask_is_bool=mask_is_bool(meaning),
         attributes=tuple(sorted((name, attribute.value) for name, attribute in node.attributes.items())),
     )
@@ -70,7 +80,11 @@ def _inputs(attention: Attention, meaning: Meaning, layout: Layout, emitter: Emi
         "V": emitter.layout(layout.v, attention.v_axes(layout.rank, layout.kv_heads)),
         "attn_mask": emit_mask(attention, meaning, emitter),
     }
-    if meaning.band.bounded and meaning.band.from_end and attention.lengths_differ(emitter.facts):
+    if attention.cache is not None:
+        inputs |= {"past_key": attention.cache.past_key, "past_value": attention.cache.past_value}
+    if attention.nonpad_kv_seqlen is not None:
+        inputs["nonpad_kv_seqlen"] = attention.nonpad_kv_seqlen
+    elif _counts_from_end(attention, meaning, emitter.facts):
         inputs["nonpad_kv_seqlen"] = _all_keys(inputs["K"], layout.rank, emitter)
     if attention.sink is not None:
         inputs["sinks"] = _sinks(attention, emitter)
@@ -93,6 +107,12 @@ def _attributes(attention: Attention, meaning: Meaning, layout: Layout, facts: F
         attributes["q_num_heads"] = count_of(attention.heads, facts)
         attributes["kv_num_heads"] = count_of(layout.kv_heads, facts)
     return attributes
+
+
+def _counts_from_end(attention: Attention, meaning: Meaning, facts: Facts) -> bool:
+    """Whether the band has to be told that the last query is the last key; a cache says so by itself."""
+    band = meaning.band
+    return band.bounded and band.from_end and not attention.has_past and attention.lengths_differ(facts)
 
 
 def _all_keys(key: ir.Value | None, rank: int, emitter: Emitter) -> ir.Value:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
-
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.axes import Axis, View, resolve, size_of
 from flashonnx.fusion.band import UNBOUNDED, Band, band_of, extrapolate
@@ -84,12 +83,13 @@ class MaskReader:
 
     def read(self, attention: Attention) -> Meaning:
         terms = [self._term(term, attention.mask_axes()) for term in attention.masks]
-        own = Band(attention.left, 0 if attention.causal else attention.right)
-        return _combine(
-            [term for term in terms if term.whole or term.padding or term.band.bounded],
-            own,
-            attention.lengths_differ(self.facts),
-        )
+        terms = [term for term in terms if term.whole or term.padding or term.band.bounded]
+        lengths_differ = attention.lengths_differ(self.facts)
+        own = Band(attention.left, 0 if attention.causal else attention.right, from_end=attention.has_past)
+        if attention.nonpad_kv_seqlen is not None or (attention.has_past and lengths_differ):
+            # The op counts its band from the past, or by the entry's length: only a band that counts so may join it.
+            terms = [_agreeing(term, attention, own) for term in terms]
+        return _combine(terms, own, lengths_differ)
 
     def _term(self, term: MaskTerm, axes: tuple[Axis, ...]) -> Term:
         layout = tuple(tuple(_place(atom, axes) for atom in axis) for axis in term.view.axes)
@@ -97,6 +97,11 @@ class MaskReader:
         if key not in self._read:
             self._read[key] = _read_term(_Sampler(term, axes, self.facts))
         return replace(self._read[key], source=term)
+
+
+def _agreeing(term: Term, attention: Attention, own: Band) -> Term:
+    counts_alike = attention.nonpad_kv_seqlen is None and term.band.from_end == own.from_end
+    return term if counts_alike or not term.band.bounded else term.kept_whole()
 
 
 def _place(atom: object, axes: tuple[Axis, ...]) -> tuple[int, int] | None:
@@ -119,7 +124,7 @@ def _read_term(sampler: _Sampler) -> Term:
     sampled = band_of(sampler.any_row(understood))
     if sampled is None:
         return whole
-    band = extrapolate(sampled, term.value, sampler.probe, sampler.smallest())
+    band = extrapolate(sampled, term.value, sampler.probe, sampler.smallest()) if sampler.is_dynamic() else sampled
     if band is None:
         return whole
     plain = Term(term, fill, band, allowed=allowed)
@@ -174,6 +179,10 @@ class _Sampler:
     def _size(self, index: int) -> tuple[int, int]:
         rows, keys = (size_of(axis, self.facts.count)[index] for axis in self.axes[2:])
         return rows, keys
+
+    def is_dynamic(self) -> bool:
+        """Whether there are sizes that no trace has."""
+        return any(len(set(size_of(axis, self.facts.count))) > 1 for axis in self.axes[2:])
 
     def smallest(self) -> int:
         """The smallest number of keys in any trace."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.axes import size_of
 from flashonnx.fusion.emit import Emitter, layout_cost

@@ -7,7 +7,6 @@ op gets the masks apart, and the rows without a key get the mean of V afterwards
 from __future__ import annotations
 
 import onnx_ir as ir
-
 from flashonnx import contract
 from flashonnx.fusion.attention import Attention, count_of
 from flashonnx.fusion.axes import resolve

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
-
 from flashonnx import contract
+from onnx_ir.passes.common import InlinePass
 
 # Protobuf refuses messages of 2 GiB; beyond this much weight the file gets a second one beside it. Leaves room for nodes.
 MAX_EMBEDDED_BYTES = 1_800_000_000

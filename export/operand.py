@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
-
 from flashonnx.fusion.axes import View
 from flashonnx.fusion.facts import Facts
 from flashonnx.fusion.layout import undo

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
-
 from flashonnx.fusion.axes import Atom, Axis, View, resolve
 from flashonnx.fusion.contraction import Contraction, Operand, atoms_by_label, contraction_of, label_size, operand_view
 from flashonnx.fusion.facts import Facts, Refusal, data_consumers

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
-
 from flashonnx.fusion.evaluate import Trace
 
 Feeds = Mapping[str, np.ndarray]

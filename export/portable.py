@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.tape import Tape
-
 from flashonnx import contract
+from onnx_ir.tape import Tape
 
 # FunctionProto.overload came with this version of the format.
 _OVERLOAD_IR_VERSION = 10

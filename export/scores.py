@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
-
 from flashonnx.fusion.axes import Atom, View
 from flashonnx.fusion.contraction import Contraction, contraction_of
 from flashonnx.fusion.facts import Facts, Refusal, data_consumers, require_single_consumer

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 
 import onnx_ir as ir
-
 from flashonnx.fusion.evaluate import Operators, SizeError, Trace, Type
 
 # One row for each trace. Batch-like (first) dimensions stay small; the others are primes apart, so that two dimensions
