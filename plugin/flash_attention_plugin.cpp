@@ -2,7 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <type_traits>
+#include <algorithm>
 #include <utility>
 
 #include "plugin/log.h"
@@ -16,10 +16,29 @@ using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::PluginTensorDesc;
 using nvinfer1::TensorFormat;
 
-// Stands for the data of empty tensors, which TensorRT may leave null: null means absent to a Problem.
-char kEmpty;
+// Stands for the data of tensors that are there: null means absent to a Problem. Empty tensors may come without data,
+// and none has data before the run. Aligned as TensorRT's own memory is.
+alignas(256) char placeholder;
+
+void* or_placeholder(void* data) { return data != nullptr ? data : &placeholder; }
+const void* or_placeholder(const void* data) { return data != nullptr ? data : &placeholder; }
 
 TensorDesc describe(const PluginTensorDesc& desc) { return {to_dtype(desc.type), to_shape(desc.dims), true}; }
+
+// A layer's data by the contract's indices; without `inputs` or `outputs`, only that they will be there.
+void set_data(const Layout& layout, int32_t num_inputs, const void* const* inputs, void* const* outputs,
+              Problem* problem) {
+  TensorData data;
+  for (int32_t i = 0; i < num_inputs; ++i) {
+    const void* input = inputs != nullptr ? inputs[i] : nullptr;
+    data.inputs[static_cast<size_t>(layout.input(i))] = or_placeholder(input);
+  }
+  for (size_t i = 0; i < layout.outputs.size(); ++i) {
+    void* output = outputs != nullptr ? outputs[i] : nullptr;
+    data.outputs[static_cast<size_t>(layout.outputs[i])] = or_placeholder(output);
+  }
+  flashonnx::set_data(data, problem);
+}
 
 Status query_current_device(cuda::Device* device) {
   int ordinal = 0;
@@ -28,12 +47,12 @@ Status query_current_device(cuda::Device* device) {
   return cuda::query_device(ordinal, device);
 }
 
-// Engines may be built where no GPU is, for one that is larger than any of today.
-cuda::Device device_to_build_for() {
-  cuda::Device device;
-  if (!query_current_device(&device).ok()) device.multiprocessors = 256;
-  return device;
-}
+// An engine may be built where no GPU is, and may run on another than it was built on. More multiprocessors than any
+// GPU has cost a few MiB of workspace; the two compute capabilities differ in their kernels.
+constexpr cuda::Device kDevicesToBuildFor[] = {
+    {0, 80, 256, 160 << 10, 0},
+    {0, 90, 256, 227 << 10, 0},
+};
 
 }  // namespace
 
@@ -144,7 +163,11 @@ size_t FlashAttentionPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* inp
         [&](int32_t i) { return TensorDesc{to_dtype(inputs[i].desc.type), to_shape(inputs[i].max), true}; }, &node);
     Problem largest;
     if (status.ok()) status = make_problem(node, &largest);
-    if (status.ok()) bytes = cuda::max_workspace_bytes(largest, device_to_build_for());
+    if (!status.ok()) return status;
+    set_data(parameters_.layout, num_inputs, nullptr, nullptr, &largest);
+    for (const cuda::Device& device : kDevicesToBuildFor) {
+      bytes = std::max(bytes, cuda::max_workspace_bytes(largest, device));
+    }
     return status;
   });
   return static_cast<size_t>(bytes);
@@ -177,25 +200,16 @@ int32_t FlashAttentionPlugin::enqueue(const PluginTensorDesc*, const PluginTenso
 Status FlashAttentionPlugin::run(const void* const* inputs, void* const* outputs, void* workspace,
                                  cudaStream_t stream) {
   if (!prepared_) return Status::error("run before its shapes were told");
+  Problem problem = prepared_->problem;
+  set_data(parameters_.layout, prepared_->num_inputs, inputs, outputs, &problem);
   if (!prepared_->plan) {
     cuda::Device device;
     Status status = query_current_device(&device);
-    cuda::Plan plan;
-    if (status.ok()) status = cuda::plan(prepared_->problem, device, &plan);
     if (!status.ok()) return status;
-    prepared_->plan = std::move(plan);
+    prepared_->plan = cuda::plan(problem, device);
   }
-  TensorData data;
-  for (int32_t i = 0; i < prepared_->num_inputs; ++i) {
-    data.inputs[static_cast<size_t>(parameters_.layout.input(i))] = inputs[i] != nullptr ? inputs[i] : &kEmpty;
-  }
-  for (size_t i = 0; i < parameters_.layout.outputs.size(); ++i) {
-    const auto index = static_cast<size_t>(parameters_.layout.outputs[i]);
-    data.outputs[index] = outputs[i] != nullptr ? outputs[i] : &kEmpty;
-  }
-  Problem problem = prepared_->problem;
-  set_data(data, &problem);
-  return cuda::run(problem, *prepared_->plan, workspace, stream);
+  const cuda::Plan& plan = *prepared_->plan;
+  return plan.status.ok() ? cuda::run(problem, plan, workspace, stream) : plan.status;
 }
 
 nvinfer1::IPluginV3* FlashAttentionPlugin::attachToContext(nvinfer1::IPluginResourceContext* context) noexcept {

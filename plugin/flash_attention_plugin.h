@@ -63,7 +63,7 @@ class FlashAttentionPlugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:
-  // A problem without data, and how it will be run once the device is known.
+  // A problem without data, and how it is run on this context's device, which the first run finds out.
   struct Prepared {
     Problem problem;
     int32_t num_inputs = 0;

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from flashonnx.validation.compare import (
+    CLOSENESS,
     Verdict,
     difference,
     is_floating,
@@ -18,19 +19,25 @@ from flashonnx.validation.compare import (
     judge_equal,
     worst,
 )
-from flashonnx.validation.inputs import InputSet, check_arrays, generate, input_specs, load_npz
+from flashonnx.validation.inputs import InputSet, InputSpec, check_arrays, generate, input_specs, load_npz
 from flashonnx.validation.oracle import OnnxOracle, torch_oracle
 from flashonnx.validation.result import Comparison, Measurement, ValidationResult
 from flashonnx.validation.runners import OnnxRunner, RunError, Runner, TorchRunner
 from flashonnx.validation.sites import Site, find_sites
 
+if TYPE_CHECKING:
+    from flashonnx.engine import Engine
+
 Reference = str | Path | Callable[..., Any]
 Progress = Callable[[str], None]
+
+# By what an engine computes in, whatever the type of its outputs.
+ENGINE_CLOSENESS = {"fp32": CLOSENESS["float32"], "fp16": CLOSENESS["float16"], "bf16": CLOSENESS["bfloat16"]}
 
 
 def validate(
     reference: Reference,
-    model: str | Path,
+    model: str | Path | Engine,
     *,
     inputs: Sequence[str | Path | Mapping[str, np.ndarray]] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -52,19 +59,21 @@ def validate(
     replaced. If that cannot be run (an op outside ONNX, a model over 1 GiB), or `oracle` is false, then the outputs
     are compared with the reference's: their difference stays within 1e-4 (float32; 1e-2 float16, 5e-2 bfloat16) of
     the reference's largest magnitude. Given `atol` or `rtol`, that difference stays within atol + rtol * magnitude.
-    Integer and bool outputs must be equal. A NaN or infinity on one side only fails.
+    Integer and bool outputs must be equal. A NaN or infinity on one side only fails. A TensorRT engine is compared with
+    the reference's outputs, by the limit of the type that it computes in.
 
     Args:
         reference: path of an ONNX file, or a PyTorch module or function that takes the model's inputs by name or by
             position and returns its outputs.
-        model: path of the ONNX file to validate; runs in ONNX Runtime with the flashonnx op registered.
+        model: path of the ONNX file to validate, which runs in ONNX Runtime with the flashonnx op registered; or an
+            `Engine`, or path of one (.engine, .plan, .trt), which TensorRT runs.
         inputs: .npz files or mappings of arrays by input name, each an input set. If empty, inputs are generated
             (`flashonnx.validation.inputs.generate`): one set, or one per kind of padding if the model takes a mask.
         shapes: shape by input name, for generated inputs.
         dims: size by dynamic dimension, for generated inputs.
         sites: also compare every FlashAttention node with the value it replaced; `reference` must be the ONNX file
             that `model` was fused from.
-        device: where both files run, "cpu" or "cuda".
+        device: where ONNX files run, "cpu" or "cuda".
         atol, rtol: replace the tolerance rule.
         oracle: evaluate the reference in float64 too.
         seed: of generated inputs.
@@ -81,15 +90,19 @@ def validate(
         raise ValueError(f"device {device!r} is not 'cpu' or 'cuda'")
     if sites and callable(reference):
         raise ValueError("sites can only be compared with the ONNX file that the model was fused from")
-    proto = load_model(model)
-    specs = input_specs(proto)
-    sets = _input_sets(inputs, specs) if inputs else generate(specs, shapes=shapes, dims=dims, seed=seed)
-    output_names = [output.name for output in proto.graph.output]
-    found = find_sites(str(reference), model) if sites and not callable(reference) else []
+    engine = _engine(model)
+    if sites and engine is not None:
+        raise ValueError("an engine does not show its attention sites")
+    found = find_sites(str(reference), str(model)) if sites and not callable(reference) else []
     exposed = [site.shared for site in found if site.shared]
-
-    say(f"loading {Path(model).name}")
-    tested = OnnxRunner(model, device=device, expose=exposed)
+    say("loading the model")
+    tested: Runner
+    if engine is not None:
+        tested, specs, output_names = engine, engine.input_specs(), engine.outputs
+        rtol = ENGINE_CLOSENESS[engine.precision] if atol is None and rtol is None else rtol
+    else:
+        tested, specs, output_names = _open_onnx(str(model), device, exposed)
+    sets = _input_sets(inputs, specs) if inputs else generate(specs, shapes=shapes, dims=dims, seed=seed)
     say("loading the reference")
     original = _reference_runner(reference, output_names, exposed, device)
     result = ValidationResult(original.label, tested.label)
@@ -100,6 +113,25 @@ def validate(
     result.outputs = [c for name in output_names if (c := _compare(name, runs, result, atol, rtol))]
     result.sites = [c for site in found if (c := _compare_site(site, runs, result, atol, rtol))]
     return result
+
+
+def _engine(model: str | Path | Engine) -> Engine | None:
+    """The engine that `model` is or names; None if it is an ONNX file."""
+    if not isinstance(model, (str, Path)):
+        return model
+    from flashonnx.engine.description import is_engine
+
+    if not is_engine(model):
+        return None
+    from flashonnx.engine import Engine
+
+    return Engine(model)
+
+
+def _open_onnx(path: str, device: str, exposed: list[str]) -> tuple[Runner, list[InputSpec], list[str]]:
+    proto = load_model(path)
+    runner = OnnxRunner(path, device=device, expose=exposed)
+    return runner, input_specs(proto), [output.name for output in proto.graph.output]
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
