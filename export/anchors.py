@@ -20,6 +20,41 @@ def anchors(graph: ir.Graph) -> Iterator[tuple[ir.Node, Read]]:
             yield node, read
 
 
+# How many nodes away from a softmax its two products may be.
+_REACH = 16
+
+
+def is_attention(node: ir.Node, facts: Facts) -> bool:
+    """Whether a Softmax stands between two products of activations; a classifier's or a router's does not."""
+    if node.op_type != "Softmax":
+        return True
+    return _meets_product(node, facts, _producers) and _meets_product(node, facts, _consumers)
+
+
+def _meets_product(node: ir.Node, facts: Facts, neighbours: Callable[[ir.Node], list[ir.Node]]) -> bool:
+    seen = {node}
+    front = [node]
+    for _ in range(_REACH):
+        front = [new for old in front for new in neighbours(old) if new not in seen]
+        seen.update(front)
+        products = [candidate for candidate in front if candidate.op_type in _PRODUCTS]
+        if any(facts.traces[0].data(value) is None for product in products for value in product.inputs[1:2]):
+            return True
+        front = [candidate for candidate in front if candidate not in products]
+    return False
+
+
+_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "Einsum")
+
+
+def _producers(node: ir.Node) -> list[ir.Node]:
+    return list(node.predecessors())
+
+
+def _consumers(node: ir.Node) -> list[ir.Node]:
+    return list(node.successors())
+
+
 def _softmax(node: ir.Node, facts: Facts) -> Attention:
     rank = facts.rank(node.inputs[0])
     opset = node.graph.opset_imports.get("", 1) if node.graph is not None else 1  # type: ignore[union-attr]

@@ -162,8 +162,19 @@ def layout_cost(view: View, target: Sequence[Axis]) -> int | None:
     if sorted(map(id, order)) != sorted(map(id, wanted)):
         return None
     if order != wanted:
-        return cost + 10
-    return cost + (1 if axes != list(target) else 0)
+        blocks = _blocks(axes, target)
+        moved = sorted(blocks, key=lambda block: _position(block, target))
+        can = _can_reshape(axes, blocks, view.traces) and _can_reshape(moved, target, view.traces)
+        return cost + 10 if can else None
+    if axes == list(target):
+        return cost
+    return cost + 1 if _can_reshape(axes, target, view.traces) else None
+
+
+def _can_reshape(axes: Sequence[Axis], target: Sequence[Axis], traces: int) -> bool:
+    """Whether the shape can be written down: at most one dimension that is neither fixed nor one of the old ones."""
+    dims = [_dim(index, axis, axes, traces) for index, axis in enumerate(target)]
+    return dims.count(None) <= 1 or all(axis in axes for dim, axis in zip(dims, target, strict=True) if dim is None)
 
 
 def _blocks(axes: Sequence[Axis], target: Sequence[Axis]) -> list[Axis]:

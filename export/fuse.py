@@ -11,17 +11,18 @@ import onnx
 import onnx_ir as ir
 from flashonnx import contract
 from flashonnx.fusion import model_io
-from flashonnx.fusion.anchors import Read, anchors
+from flashonnx.fusion.anchors import Read, anchors, is_attention
 from flashonnx.fusion.emit import Emitter
 from flashonnx.fusion.evaluate import SizeError
 from flashonnx.fusion.facts import Facts, Refusal, node_name
 from flashonnx.fusion.lower import Lowered, lower
 from flashonnx.fusion.mask import MaskReader
 from flashonnx.fusion.model_io import ModelError
-from flashonnx.fusion.portable import Form, add_portable_functions
+from flashonnx.fusion.portable import Form, add_portable_functions, remove_portable_functions
 from flashonnx.fusion.report import FuseReport, Site
 from flashonnx.fusion.sizes import trace_model
 from flashonnx.fusion.verify import Verifier
+from flashonnx.fusion.verify_model import verify_model
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 ModelLike = onnx.ModelProto | ir.Model | str | os.PathLike[str]
@@ -45,7 +46,7 @@ class FuseResult:
         model_io.save(self.ir_model, path)
 
 
-class NotAllFused(ModelError):
+class NotAllFused(ModelError):  # noqa: N818
     """With require_all: some site was left alone. `report` says which and why."""
 
     def __init__(self, report: FuseReport):
@@ -68,7 +69,7 @@ def fuse(
     """Rewrites every attention of the model that is understood to FlashAttention.
 
     The argument is not changed. With `output` the result is written there, whole or not at all. verify: compare each
-    site, before and after, on random inputs, and leave alone what differs. portable: put the op's definition by
+    site and then the model, before and after, on random inputs, and leave alone what differs. portable: put the op's definition by
     standard operators into the model, so that it also runs where the library is not loaded. progress(done, total, name)
     is called after each site.
 
@@ -80,7 +81,17 @@ def fuse(
     report = work.run(progress)
     if require_all and report.fused < report.total:
         raise NotAllFused(report)
-    work.finish(portable)
+    work.finish()
+    if verify and work.forms:
+        try:
+            report.verification = work.verify_model(model_io.load(model_or_path))
+        except Refusal as refusal:
+            report.take_back(str(refusal))
+            model = model_io.load(model_or_path)
+            if require_all:
+                raise NotAllFused(report) from refusal
+    if not portable:
+        remove_portable_functions(model)
     result = FuseResult(model, report)
     if output is not None:
         result.save(output)
@@ -115,9 +126,13 @@ class _Pass:
         self.facts, self.masks, self.emitter = facts, MaskReader(facts), Emitter(graph, facts)
         self.verifier = Verifier(graph, facts, self.model.ir_version) if self.verify else None
         for done, (node, read) in enumerate(found, 1):
-            report.sites.append(self._site(node, read))
+            name = node_name(node)
+            if is_attention(node, facts):
+                report.sites.append(self._site(node, read))
+            else:
+                report.not_attention.append(name)
             if progress is not None:
-                progress(done, len(found), node_name(node))
+                progress(done, len(found), name)
         return report
 
     def _site(self, node: ir.Node, read: Read) -> Site:
@@ -147,12 +162,18 @@ class _Pass:
             old.replace_all_uses_with(new, replace_graph_outputs=True)
         self.forms[lowered.node] = lowered.form
 
-    def finish(self, portable: bool) -> None:
+    def finish(self) -> None:
         """Removes what nothing uses any more, and declares the op."""
         graph = self.model.graph
         RemoveUnusedNodesPass()(self.model)
         if self.forms:
             graph.opset_imports[contract.DOMAIN] = contract.SINCE_VERSION
-            if portable:
-                add_portable_functions(self.model, self.forms)
+            add_portable_functions(self.model, self.forms)
             graph.sort()
+
+    def verify_model(self, original: ir.Model) -> str:
+        """Compares the finished model with the original; says how. Raises Refusal if they differ."""
+        if model_io.is_large(original):
+            return "not compared: the weights are too large to load twice; every site was compared by itself"
+        inputs = list(self.model.graph.inputs)
+        return verify_model(model_io.to_proto(original), model_io.to_proto(self.model), inputs, self.facts)

@@ -36,13 +36,10 @@ def choose_layout(attention: Attention, facts: Facts) -> Layout:
         if rank == 3 and not (is_fixed(attention.heads, facts) and is_fixed(kv_heads, facts)):
             continue
         picks = [
-            cheapest(places, axes)
-            for places, axes in (
-                (q, attention.q_axes(rank)),
-                (k, attention.k_axes(rank, kv_heads)),
-                (v, attention.v_axes(rank, kv_heads)),
-                (attention.y, attention.y_axes(rank)),
-            )
+            cheapest(q, attention.q_axes(rank)),
+            cheapest(k, attention.k_axes(rank, kv_heads)),
+            cheapest(v, attention.v_axes(rank, kv_heads)),
+            cheapest(attention.y, attention.y_axes(rank), forward=True),
         ]
         if any(pick is None for pick in picks):
             continue
@@ -54,15 +51,32 @@ def choose_layout(attention: Attention, facts: Facts) -> Layout:
     return best[1]
 
 
-def cheapest(places: Sequence[Place], axes: tuple[Axis, ...]) -> tuple[int, Place] | None:
-    """The cheapest place; of equal ones the outermost, so that most of what lies between goes away."""
-    costs = [
-        (cost, -index) for index, place in enumerate(places) if (cost := layout_cost(place.view, axes)) is not None
-    ]
-    if not costs:
-        return None
-    cost, index = min(costs)
-    return cost, places[-index]
+# What a node costs that stays because the op takes its result, in passes over the tensor times ten; all others 1. A
+# Split is shared by Q, K and V.
+_STAYING = {"Transpose": 10, "Expand": 10, "Tile": 10, "Mul": 8, "Div": 8, "Cast": 8, "Slice": 5, "Gather": 5}
+
+
+def cheapest(places: Sequence[Place], axes: tuple[Axis, ...], *, forward: bool = False) -> tuple[int, Place] | None:
+    """The place at which the least work is left, made (by layout) and kept (the moves further out).
+
+    places: innermost first. forward: along the output, where a place's own producer goes away.
+    """
+    left = 0
+    best: tuple[int, Place] | None = None
+    for place in reversed(places):
+        made = layout_cost(place.view, axes)
+        if not forward and place is not places[-1]:
+            left += _staying(place)
+        if made is not None and (best is None or made + left < best[0]):
+            best = made + left, place
+        if forward:
+            left += _staying(place)
+    return best
+
+
+def _staying(place: Place) -> int:
+    node = place.value.producer()
+    return 1 if node is None else _STAYING.get(node.op_type, 1)
 
 
 def _why_no_layout(attention: Attention, q: Sequence[Place], k: Sequence[Place], v: Sequence[Place]) -> str:

@@ -114,10 +114,8 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise ModelError(f"{path}: no such folder: {path.parent}")
-    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
-    if sum(tensor.nbytes for tensor in tensors) > MAX_EMBEDDED_BYTES:
-        external = True
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    external = is_large(model) or any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     data_name = f"{path.name}.data" if external else None
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -136,11 +134,22 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0]
 
 
+def is_large(model: ir.Model) -> bool:
+    """Whether the weights are more than one protobuf message holds."""
+    weights = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in weights if tensor is not None) > MAX_EMBEDDED_BYTES
+
+
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as one protobuf message, weights included. Raises ModelError if they are too much for that."""
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    if size > MAX_EMBEDDED_BYTES:
-        raise ModelError(
-            f"the model's weights ({size} bytes) are too large for one protobuf message: save it to a file"
-        )
-    return ir.to_proto(model)
+    if is_large(model):
+        raise ModelError("the model's weights are too large for one protobuf message: save it to a file instead")
+    external = {name: value.const_value for name, value in model.graph.initializers.items()}
+    try:
+        for value in model.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
+        return ir.to_proto(model)
+    finally:
+        for name, value in model.graph.initializers.items():
+            value.const_value = external[name]

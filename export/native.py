@@ -194,7 +194,9 @@ def from_multi_head_attention(node: ir.Node, facts: Facts) -> Attention:
     if attention_bias is not None:
         masks.append(_mask(attention_bias, "add", axes, facts, node))
     if padding is not None:
-        masks.append(_key_padding(padding, attributes.get_float("mask_filter_value", _MASK_FILTER_VALUE), axes, facts, node))
+        masks.append(
+            _key_padding(padding, attributes.get_float("mask_filter_value", _MASK_FILTER_VALUE), axes, facts, node)
+        )
     attention.masks = tuple(masks)
     return attention
 

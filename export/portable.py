@@ -46,6 +46,15 @@ def add_portable_functions(model: ir.Model, forms: dict[ir.Node, Form]) -> None:
         model.ir_version = max(model.ir_version, _OVERLOAD_IR_VERSION)
 
 
+def remove_portable_functions(model: ir.Model) -> None:
+    """Leaves the op to the library alone."""
+    for identifier in [name for name in model.functions if name[0] == contract.DOMAIN]:
+        del model.functions[identifier]
+    for node in model.graph:
+        if node.domain == contract.DOMAIN:
+            node.overload = ""
+
+
 def portable_function(form: Form, overload: str, opsets: dict[str, int]) -> ir.Function:
     last_input = max(contract.INPUT_INDEX[name] for name in form.inputs)
     inputs = [ir.Value(name=tensor.name) for tensor in contract.INPUTS[: last_input + 1]]

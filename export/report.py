@@ -30,9 +30,15 @@ class Site:
 
 @dataclass
 class FuseReport:
-    """Every attention site of one model, in graph order."""
+    """Every attention site of one model, in graph order.
+
+    not_attention: Softmax nodes that no two products of activations surround, such as a classifier's or a router's.
+    verification: how the whole model was compared before and after; empty if it was not.
+    """
 
     sites: list[Site] = field(default_factory=list)
+    not_attention: list[str] = field(default_factory=list)
+    verification: str = ""
 
     @property
     def total(self) -> int:
@@ -42,6 +48,12 @@ class FuseReport:
     def fused(self) -> int:
         return sum(site.fused for site in self.sites)
 
+    def take_back(self, reason: str) -> None:
+        """Every fused site as left alone after all."""
+        for site in self.sites:
+            if site.fused:
+                site.fused, site.reason = False, reason
+
     def to_json(self) -> dict[str, Any]:
-        """A plain dict for json.dump: {"total", "fused", "sites": [{"name", "fused", "form", "reason", …}]}."""
-        return {"total": self.total, "fused": self.fused, "sites": [asdict(site) for site in self.sites]}
+        """A plain dict for json.dump: {"total", "fused", "sites": [{"name", "fused", "form", "reason", …}], …}."""
+        return {"total": self.total, "fused": self.fused, **asdict(self)}

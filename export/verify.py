@@ -50,7 +50,7 @@ class Verifier:
         old_values, new_values = zip(*lowered.replaced, strict=True)
         old_cut, new_cut = (self._cut(attention, lowered, values) for values in (old_values, new_values))
         feeds = list(self._feeds(old_cut, new_cut))
-        # ONNX Runtime's own Attention refuses some masks and is wrong with others; ONNX's reference is neither.
+        # ONNX Runtime's own Attention is not what the standard says; see run.spell_out_attention.
         run_old = run_reference if any(node.op_type == "Attention" for node in old_cut.nodes) else run_model
         worst = 0.0
         try:
@@ -113,7 +113,7 @@ class Verifier:
         generator = np.random.default_rng(0)
         inputs = dict.fromkeys(value for cut in cuts for value in cut.inputs)
         for trace in self.fed:
-            yield {str(value.name): _draw(value, trace, generator) for value in inputs}
+            yield {str(value.name): draw(value, trace, generator) for value in inputs}
 
 
 def _named(value: ir.Value) -> ir.TensorProtocol:
@@ -123,7 +123,7 @@ def _named(value: ir.Value) -> ir.TensorProtocol:
     return tensor
 
 
-def _draw(value: ir.Value, trace: Trace, generator: np.random.Generator) -> np.ndarray:
+def draw(value: ir.Value, trace: Trace, generator: np.random.Generator) -> np.ndarray:
     """The trace's own data where it has some, else random numbers of the right shape and type."""
     data = trace.data(value)
     if data is not None:
