@@ -50,7 +50,7 @@ class Verifier:
         old_values, new_values = zip(*lowered.replaced, strict=True)
         old_cut, new_cut = (self._cut(attention, lowered, values) for values in (old_values, new_values))
         feeds = list(self._feeds(old_cut, new_cut))
-        # ONNX Runtime's own Attention is not what the standard says; see run.spell_out_attention.
+        # ONNX Runtime's own Attention is not what the standard says; see run.as_the_standard_says.
         run_old = run_reference if any(node.op_type == "Attention" for node in old_cut.nodes) else run_model
         worst = 0.0
         try:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.patterns import patterns
-from flashonnx.fusion.run import run_model, spell_out_attention
+from flashonnx.fusion.run import as_the_standard_says, run_model
 from flashonnx.fusion.verify import draw
 
 # Relative to an output's largest value: layers amplify the last bits in which two right sums differ.
@@ -24,11 +24,11 @@ def verify_model(original: onnx.ModelProto, fused: onnx.ModelProto, inputs: list
         generator = np.random.default_rng(0)
         feeds.append({str(value.name): draw(value, trace.with_feeds(pattern), generator) for value in inputs})
     try:
-        before = list(run_model(spell_out_attention(original), feeds))
+        before = list(run_model(as_the_standard_says(original), feeds))
     except RuntimeError as error:
         return f"not compared: the original does not run at {dict(trace.sizes)}: {error}"
     try:
-        after = list(run_model(fused, feeds))
+        after = list(run_model(as_the_standard_says(fused), feeds))
     except RuntimeError as error:
         raise Refusal(f"the fused model does not run: {error}") from error
     names = [output.name for output in original.graph.output]
