@@ -215,6 +215,18 @@ Status read_shapes(const Node& node, Sizes* sizes) {
   return sizes->check_relations();
 }
 
+// The rank of an input, or where it is not known, the rank that the given attributes belong to; 0: they tell nothing.
+size_t rank_of(const Node& node, int input) {
+  if (has(node, input) && desc(node, input).has_shape) return desc(node, input).dims.size();
+  int rank = 0;
+  for_each_attribute(node.attributes, [&](int index, const auto& member) {
+    if constexpr (!std::is_arithmetic_v<std::decay_t<decltype(member)>>) {
+      if (member && kAttributes[index].with_rank > 0) rank = kAttributes[index].with_rank;
+    }
+  });
+  return static_cast<size_t>(rank);
+}
+
 }  // namespace
 
 Status check_node(const Node& node, Sizes* sizes) {
@@ -229,13 +241,8 @@ TensorDesc infer_output(const Node& node, const Sizes& sizes, int index) {
   const TensorRule& rule = kOutputs[index];
   TensorDesc output;
   output.dtype = rule.type == contract::Type::kT ? type_of_t(node) : kTypes[rule.type].allowed[0];
-  const ShapeRule* shape = &rule.shapes[0];
-  if (rule.same_rank_as >= 0) {
-    const TensorDesc& leader = desc(node, rule.same_rank_as);
-    shape = leader.has_shape ? shape_rule(rule, leader.dims.size()) : nullptr;
-  }
-  output.has_shape = shape != nullptr;
-  if (shape) output.dims = sizes.shape(*shape);
+  const ShapeRule* shape = rule.same_rank_as < 0 ? nullptr : shape_rule(rule, rank_of(node, rule.same_rank_as));
+  output.dims = sizes.shape(shape ? *shape : rule.shapes[0]);
   return output;
 }
 

@@ -58,7 +58,7 @@ struct Node {
 // Checks all that is known of a node, and tells its sizes. Dimensions, ranks and dtypes may still be unknown.
 Status check_node(const Node& node, Sizes* sizes);
 
-// What a checked node's output `index` will be; has_shape is false where Q's rank is needed and unknown.
+// What a node's output `index` will be, as far as `sizes` tell. Where Q's rank is not known, attributes decide on Y's.
 TensorDesc infer_output(const Node& node, const Sizes& sizes, int index);
 
 // Sizes, scalars and the strides of contiguous tensors, without data. Everything must be known here.

@@ -128,7 +128,7 @@ def run_arrays(
     for name in names:
         shape = output_shape(tensors, name, attributes, names)
         dtype = np.float32 if contract.OUTPUTS[contract.OUTPUT_INDEX[name]].type == "F" else arrays["Q"].dtype
-        results[name] = np.empty(shape or (), dtype)
+        results[name] = np.empty(shape, dtype)
     run(tensors, {name: from_array(array) for name, array in results.items()}, attributes, num_threads=num_threads)
     return results
 
@@ -138,8 +138,8 @@ def output_shape(
     output: str,
     attributes: Mapping[str, float] | None = None,
     outputs: Iterable[str] = ("Y",),
-) -> tuple[int, ...] | None:
-    """The shape of one output, as far as the inputs' shapes tell it; None if its rank is unknown.
+) -> tuple[int, ...]:
+    """The shape of one output, as far as the inputs' shapes tell it.
 
     Dimensions may be UNKNOWN_DIM or symbols, in the inputs and so in the answer. Raises ValueError as `check` does.
     """
@@ -147,7 +147,7 @@ def output_shape(
     rank = ctypes.c_int32()
     node = _node(inputs, _placeholders(outputs), attributes)
     _call("flashonnx_output_shape", node, contract.OUTPUT_INDEX[output], dims, ctypes.byref(rank))
-    return None if rank.value == _UNKNOWN_RANK else tuple(dims[: rank.value])
+    return tuple(dims[: rank.value])
 
 
 def build_info() -> dict[str, Any]:

@@ -108,7 +108,7 @@ def _infer(context: InferenceContext) -> None:
         except ValueError as error:
             raise InferenceError(str(error)) from None
         dtype = onnx.TensorProto.FLOAT if tensor.type == "F" else t_type
-        dims = None if shape is None else [symbols.dim(number) for number in shape]
+        dims = [symbols.dim(number) for number in shape]
         context.set_output_type(tensor.index, onnx.helper.make_tensor_type_proto(dtype, dims))
 
 

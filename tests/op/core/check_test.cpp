@@ -152,13 +152,15 @@ TEST(Problem, RefusesATotalLengthBeyondTheLimit) {
   EXPECT_PRED_FORMAT2(IsSubstring, "total_sequence_length is 2147483652", make_problem(node, &problem).message());
 }
 
-TEST(Inference, LeavesTheRankOfYOpenWhereQHasNone) {
+TEST(Inference, TakesTheRankOfYFromTheAttributesWhereQHasNone) {
   Node node = rank4_node();
   node.inputs[contract::Input::kQ]->has_shape = false;
   node.inputs[contract::Input::kQ]->dims.clear();
   Sizes sizes;
   ASSERT_TRUE(check_node(node, &sizes).ok());
-  EXPECT_FALSE(infer_output(node, sizes, contract::Output::kY).has_shape);
+  EXPECT_EQ(infer_output(node, sizes, contract::Output::kY).dims, (Shape{2, kUnknownSize, kUnknownSize, 6}));
+  node.attributes.q_num_heads = 4;
+  EXPECT_EQ(infer_output(node, sizes, contract::Output::kY).dims.size(), 3u);
   const TensorDesc lse = infer_output(node, sizes, contract::Output::kLse);
   EXPECT_EQ(lse.dims, (Shape{2, kUnknownSize, kUnknownSize}));
   EXPECT_EQ(lse.dtype, DType::kFloat);
