@@ -13,7 +13,7 @@ import typer
 import typer.core
 import typer.main
 
-COMMANDS = ("export", "fuse", "explain", "validate", "bench", "info")
+COMMANDS = ("export", "fuse", "explain", "validate", "engine", "run", "serve-repo", "bench", "info")
 
 
 class LazyCommands(typer.core.TyperGroup):
@@ -25,7 +25,7 @@ class LazyCommands(typer.core.TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        command = typer.main.get_command(importlib.import_module(f"flashonnx.cli.{cmd_name}").app)
+        command = typer.main.get_command(importlib.import_module(f"flashonnx.cli.{cmd_name.replace('-', '_')}").app)
         command.name = cmd_name
         return command
 

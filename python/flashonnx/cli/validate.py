@@ -15,12 +15,14 @@ from flashonnx.cli.common import (
     check_folder,
     console,
     exit_codes,
+    fail,
     is_shown,
     progress,
     write_json,
 )
 
 if TYPE_CHECKING:
+    from flashonnx.engine import Engine
     from flashonnx.validation import ValidationResult
 
 app = typer.Typer()
@@ -29,7 +31,8 @@ app = typer.Typer()
 @app.command()
 def validate(
     reference: Annotated[str, typer.Argument(help=f"ONNX file, or PyTorch model as {TARGET_HELP}.")],
-    model: Annotated[Path, typer.Argument(help="ONNX file to validate.")],
+    model: Annotated[Path | None, typer.Argument(help="ONNX file to validate.")] = None,
+    engine: Annotated[Path | None, typer.Option(help="TensorRT engine to validate, in place of an ONNX file.")] = None,
     inputs: Annotated[list[Path] | None, typer.Option(help="An .npz of arrays by input name; repeatable.")] = None,
     shape: Annotated[list[str] | None, typer.Option(help="Of a generated input: input_ids=2x128; repeatable.")] = None,
     dim: Annotated[list[str] | None, typer.Option(help="Of a dynamic dimension: sequence=128; repeatable.")] = None,
@@ -44,10 +47,12 @@ def validate(
     json: Annotated[str | None, typer.Option(help=JSON_HELP)] = None,
     html: Annotated[Path | None, typer.Option(help=HTML_HELP)] = None,
 ) -> None:
-    """Compare an ONNX file's outputs with those of the PyTorch model or ONNX file that it was made from.
+    """Compare an ONNX file's or engine's outputs with those of the PyTorch model or ONNX file that it was made from.
 
     Exits with 1 if an output differs by more than the tolerance.
     """
+    if (model is None) == (engine is None):
+        fail("name one thing to validate: MODEL or --engine")
     check_folder(json, html)
     with exit_codes():
         from flashonnx.cli.target import is_target, load_target
@@ -57,7 +62,7 @@ def validate(
         with progress("validating") as say:
             result = run(
                 load_target(reference).module if is_target(reference) else reference,
-                model,
+                model if model is not None else _open_engine(engine),
                 inputs=inputs or (),
                 shapes=dict(map(parse_shape, shape or ())),
                 dims=dict(map(parse_dim, dim or ())),
@@ -77,6 +82,13 @@ def validate(
             _print(result)
     if not result.passed:
         raise typer.Exit(ANSWER_IS_NO)
+
+
+def _open_engine(path: Path | None) -> Engine:
+    from flashonnx.engine import Engine
+
+    assert path is not None  # there is no model
+    return Engine(path)
 
 
 def _print(result: ValidationResult) -> None:

@@ -5,6 +5,6 @@
 
 from flashonnx.engine.build import BuildResult, build_engine
 from flashonnx.engine.run import Engine
-from flashonnx.engine.tensorrt import EngineError
+from flashonnx.engine.tensorrt import EngineError, EngineMismatchError
 
-__all__ = ["BuildResult", "Engine", "EngineError", "build_engine"]
+__all__ = ["BuildResult", "Engine", "EngineError", "EngineMismatchError", "build_engine"]

@@ -18,7 +18,7 @@ from flashonnx.engine.precision import convert, least_precision
 from flashonnx.engine.prepare import close_gaps, is_fused, strip_functions
 from flashonnx.engine.profile import Range, Shapes, make_profile
 from flashonnx.engine.run import Engine
-from flashonnx.engine.tensorrt import EngineError, Log, describe, import_tensorrt, listening, load_plugin
+from flashonnx.engine.tensorrt import EngineMismatchError, Log, describe, import_tensorrt, listening, load_plugin
 from flashonnx.files import replacing
 from flashonnx.validation.core import load_model, validate
 from flashonnx.validation.inputs import InputSpec, input_specs
@@ -79,7 +79,8 @@ def build_engine(
         progress: takes the builder's progress.
 
     Raises:
-        EngineError: TensorRT or the plugin is missing, refuses the model, or computes something else than ONNX Runtime.
+        EngineError: TensorRT or the plugin is missing, or TensorRT refuses the model.
+        EngineMismatchError: the engine computes something else than ONNX Runtime.
         flashonnx.fusion.ModelError: the ONNX file cannot be read.
         OSError: a file cannot be read or written.
     """
@@ -167,7 +168,7 @@ def _check(model: str | Path, engine: Path, profile: Mapping[str, Range], result
     """Usual shapes, random inputs.
 
     Raises:
-        EngineError: an output differs.
+        EngineMismatchError: an output differs.
     """
     if not result.description.gpu:
         result.notes.append("not compared with ONNX Runtime: there is no GPU here that the engine was built for")
@@ -177,7 +178,7 @@ def _check(model: str | Path, engine: Path, profile: Mapping[str, Range], result
     result.check = validate(model, loaded, shapes={name: shapes.opt for name, shapes in profile.items()}, progress=say)
     if not result.check.passed:
         wrong = [f"{output.name}: {output.verdict.reason}" for output in result.check.outputs if output.verdict.reason]
-        raise EngineError(f"the engine computes something else: {'; '.join([*result.check.failures, *wrong])}")
+        raise EngineMismatchError(f"the engine computes something else: {'; '.join([*result.check.failures, *wrong])}")
 
 
 def _sha256(path: Path) -> str:

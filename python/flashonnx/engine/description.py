@@ -11,13 +11,6 @@ from typing import Any
 
 from flashonnx.files import write_text
 
-# Files that are taken for engines, whoever built them.
-SUFFIXES = (".engine", ".plan", ".trt")
-
-
-def is_engine(path: str | Path) -> bool:
-    return Path(path).suffix in SUFFIXES
-
 
 @dataclass(frozen=True)
 class Gpu:

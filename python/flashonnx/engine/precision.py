@@ -74,6 +74,8 @@ class _Conversion:
         for name, value in list(self.graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 del self.graph.initializers[name]
+                if (converted := self.casts.get((value, self.target))) is not None:
+                    converted.name = name
 
     def _check(self, nodes: list[ir.Node]) -> None:
         graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

@@ -95,8 +95,8 @@ def _size(spec: InputSpec, axis: int, place: int, sizes: Mapping[str, list[int |
 
 def _resolve(key: str, given: Sequence[int | None], defaults: tuple[int, int, int]) -> tuple[int, int, int]:
     known = [size for size in given if size is not None]
-    least = given[0] if given[0] is not None else min(defaults[0], *known)
-    largest = given[2] if given[2] is not None else max(defaults[2], *known)
+    least = given[0] if given[0] is not None else min([defaults[0], *known])
+    largest = given[2] if given[2] is not None else max([defaults[2], *known])
     usual = given[1] if given[1] is not None else min(max(defaults[1], least), largest)
     if not least <= usual <= largest:
         raise EngineError(f"sizes of {key} are {least}, {usual}, {largest}; allowed: least <= usual <= largest")

@@ -25,6 +25,10 @@ class EngineError(RunError):
     """An engine cannot be built, loaded or run; the message says why, in TensorRT's words where it has any."""
 
 
+class EngineMismatchError(EngineError):
+    """An engine computes something else than the model that it was built from."""
+
+
 @cache
 def import_tensorrt(name: str | None = None) -> ModuleType:
     """TensorRT's Python module: the one named, or the first of MODULES that is installed.

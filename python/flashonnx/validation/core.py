@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Reference = str | Path | Callable[..., Any]
 Progress = Callable[[str], None]
 
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 # By what an engine computes in, whatever the type of its outputs.
 ENGINE_CLOSENESS = {"fp32": CLOSENESS["float32"], "fp16": CLOSENESS["float16"], "bf16": CLOSENESS["bfloat16"]}
 
@@ -83,25 +84,19 @@ def validate(
         InputError: the inputs do not fit the model.
         RunError: a model does not load.
         OSError: a file cannot be read.
-        ValueError: `sites` with a reference that is no ONNX file, or an unknown device.
+        ValueError: `sites` with a reference or model that is no ONNX file, or an unknown device.
     """
     say = progress or (lambda line: None)
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device {device!r} is not 'cpu' or 'cuda'")
-    if sites and callable(reference):
-        raise ValueError("sites can only be compared with the ONNX file that the model was fused from")
-    engine = _engine(model)
-    if sites and engine is not None:
-        raise ValueError("an engine does not show its attention sites")
+    if sites and (callable(reference) or not isinstance(model, (str, Path)) or is_engine(model)):
+        raise ValueError("sites can only be compared between an ONNX file and the one that it was fused from")
     found = find_sites(str(reference), str(model)) if sites and not callable(reference) else []
     exposed = [site.shared for site in found if site.shared]
     say("loading the model")
-    tested: Runner
-    if engine is not None:
-        tested, specs, output_names = engine, engine.input_specs(), engine.outputs
-        rtol = ENGINE_CLOSENESS[engine.precision] if atol is None and rtol is None else rtol
-    else:
-        tested, specs, output_names = _open_onnx(str(model), device, exposed)
+    tested, specs, output_names = open_model(model, device, exposed)
+    if atol is None and rtol is None and not isinstance(tested, OnnxRunner):
+        rtol = ENGINE_CLOSENESS[tested.precision]
     sets = _input_sets(inputs, specs) if inputs else generate(specs, shapes=shapes, dims=dims, seed=seed)
     say("loading the reference")
     original = _reference_runner(reference, output_names, exposed, device)
@@ -115,23 +110,29 @@ def validate(
     return result
 
 
-def _engine(model: str | Path | Engine) -> Engine | None:
-    """The engine that `model` is or names; None if it is an ONNX file."""
-    if not isinstance(model, (str, Path)):
-        return model
-    from flashonnx.engine.description import is_engine
+def open_model(
+    model: str | Path | Engine, device: str = "cpu", expose: Sequence[str] = ()
+) -> tuple[OnnxRunner | Engine, list[InputSpec], list[str]]:
+    """What runs the model, its inputs and the names of its outputs; `expose`: inner values of an ONNX file to show.
 
-    if not is_engine(model):
-        return None
+    Raises:
+        RunError: it does not load.
+        OSError: the file cannot be read.
+    """
+    if isinstance(model, (str, Path)) and not is_engine(model):
+        proto = load_model(model)
+        runner = OnnxRunner(model, device=device, expose=expose)
+        return runner, input_specs(proto), [output.name for output in proto.graph.output]
     from flashonnx.engine import Engine
 
-    return Engine(model)
+    if not isinstance(model, Engine):
+        model = Engine(model)
+    return model, model.input_specs(), model.outputs
 
 
-def _open_onnx(path: str, device: str, exposed: list[str]) -> tuple[Runner, list[InputSpec], list[str]]:
-    proto = load_model(path)
-    runner = OnnxRunner(path, device=device, expose=exposed)
-    return runner, input_specs(proto), [output.name for output in proto.graph.output]
+def is_engine(path: str | Path) -> bool:
+    """Whether a file is taken for a TensorRT engine, by its name."""
+    return Path(path).suffix in ENGINE_SUFFIXES
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
