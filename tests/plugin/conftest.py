@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from flashonnx.engine import EngineError
 from flashonnx.engine.tensorrt import Messages, import_tensorrt, listening, load_plugin
 
