@@ -49,12 +49,17 @@ struct Scratch {
   float* next_;
 };
 
-// A block of keys, its rows as floats.
+// Rows of floats, `stride` apart.
+struct Rows {
+  const float* data;
+  int64_t stride;
+
+  const float* row(int64_t i) const { return data + i * stride; }
+};
+
 struct Block {
-  int64_t begin, end;
-  const float* k;
-  const float* v;
-  int64_t k_stride, v_stride;
+  KeySpan keys;
+  Rows k, v;
 };
 
 // Part of a tile that fills the lanes.
@@ -95,8 +100,7 @@ class TiledKernel {
     for (int s = 0; s < tile_.segments; ++s) {
       const KeySpan keys = span_.within({tile_.segment[s].begin, tile_.segment[s].end});
       for (int64_t begin = keys.begin; begin < keys.end; begin += kBlockKeys) {
-        const int64_t left = keys.end - begin;
-        attend(load_block(tile_.segment[s], begin, begin + (left < kBlockKeys ? left : kBlockKeys)));
+        attend(load_block(tile_.segment[s], KeySpan{begin, begin + kBlockKeys}.within(keys)));
       }
     }
     for (int p = 0; p < panels_; ++p) finish(panel_[p]);
@@ -128,45 +132,44 @@ class TiledKernel {
       for (int64_t d = 0; d < tile_.head_size; d += kLanes) {
         const int64_t count = tile_.head_size - d < kLanes ? tile_.head_size - d : kLanes;
         Vec columns[kLanes];
-        for (int r = 0; r < kLanes; ++r) {
-          const bool used = first + r < panel.count;
-          columns[r] = used ? load_values(tile_.dtype, panel.rows[first + r].q, d, count) : broadcast(0.0f);
-        }
+        load_queries(panel.rows + first, panel.count - first, d, count, columns);
         transpose(columns);
         for (int64_t c = 0; c < count; ++c) store(panel.q + (d + c) * kPanelRows + first, columns[c] * scale);
       }
     }
   }
 
-  Block load_block(const KeySegment& segment, int64_t begin, int64_t end) {
-    const int64_t skipped = begin - segment.begin;
-    const void* k = element(tile_.dtype, segment.k, skipped * segment.k_row_stride);
-    const void* v = element(tile_.dtype, segment.v, skipped * segment.v_row_stride);
-    if (tile_.dtype == DType::kFloat) {
-      return {begin,
-              end,
-              static_cast<const float*>(k),
-              static_cast<const float*>(v),
-              segment.k_row_stride,
-              segment.v_row_stride};
+  void load_queries(const TileRow* rows, int used, int64_t d, int64_t count, Vec (&out)[kLanes]) {
+    if (tile_.dtype == DType::kFloat && used >= kLanes && count == kLanes) {
+      for (int r = 0; r < kLanes; ++r) out[r] = load(static_cast<const float*>(rows[r].q) + d);
+      return;
     }
-    convert_rows(k, segment.k_row_stride, end - begin, tile_.head_size, scratch_.k);
-    convert_rows(v, segment.v_row_stride, end - begin, tile_.v_head_size, scratch_.v);
-    return {begin, end, scratch_.k, scratch_.v, tile_.head_size, tile_.v_head_size};
+    for (int r = 0; r < kLanes; ++r) {
+      out[r] = r < used ? load_values(tile_.dtype, rows[r].q, d, count) : broadcast(0.0f);
+    }
   }
 
-  void convert_rows(const void* rows, int64_t stride, int64_t count, int64_t columns, float* out) {
-    for (int64_t j = 0; j < count; ++j) {
-      for (int64_t d = 0; d < columns; d += kLanes) {
-        const int64_t left = columns - d;
-        store_values(DType::kFloat, out, j * columns + d, left, load_values(tile_.dtype, rows, j * stride + d, left));
-      }
+  Block load_block(const KeySegment& segment, KeySpan keys) {
+    const int64_t skipped = keys.begin - segment.begin;
+    const Rows k = load_rows(segment.k, segment.k_row_stride, skipped, keys.size(), tile_.head_size, scratch_.k);
+    const Rows v = load_rows(segment.v, segment.v_row_stride, skipped, keys.size(), tile_.v_head_size, scratch_.v);
+    return {keys, k, v};
+  }
+
+  // Rows as floats, where they are or copied. Rows that lie apart, as in (batch, row, head, column) tensors, are copied
+  // too where enough panels read the copy: powers of two between rows crowd them into a few sets of the caches.
+  Rows load_rows(const void* rows, int64_t stride, int64_t first, int64_t count, int64_t columns, float* copy) {
+    constexpr int kPanelsToCopyFor = 4;
+    if (tile_.dtype == DType::kFloat && (stride == columns || panels_ < kPanelsToCopyFor)) {
+      return {static_cast<const float*>(rows) + first * stride, stride};
     }
+    copy_rows(tile_.dtype, element(tile_.dtype, rows, first * stride), stride, count, columns, copy);
+    return {copy, columns};
   }
 
   void attend(const Block& block) {
     for (int p = 0; p < panels_; ++p) {
-      const KeySpan keys = panel_[p].any.within({block.begin, block.end});
+      const KeySpan keys = panel_[p].any.within(block.keys);
       if (!keys.empty()) attend(panel_[p], block, keys);
     }
   }
@@ -175,13 +178,13 @@ class TiledKernel {
     const PanelMask mask = load_mask(tile_, panel.rows, panel.count, keys, scratch_.bias);
     if (mask == PanelMask::kNothingAllowed) return;
     float* scores = scratch_.scores;
-    const int64_t skipped = keys.begin - block.begin;
-    score_all(block.k + skipped * block.k_stride, block.k_stride, keys.size(), panel.q, tile_.head_size, scores);
+    const int64_t skipped = keys.begin - block.keys.begin;
+    score_all(block.k.row(skipped), block.k.stride, keys.size(), panel.q, tile_.head_size, scores);
 
     const float scale = edit_scores(panel, keys, mask);
     fold(panel, keys.size(), scale);
-    add_all_values(block.v + skipped * block.v_stride, block.v_stride, keys.size(), tile_.v_head_size, scores,
-                   scratch_.factor, panel.o);
+    add_all_values(block.v.row(skipped), block.v.stride, keys.size(), tile_.v_head_size, scores, scratch_.factor,
+                   panel.o);
   }
 
   // Returns the scale that the scores still lack: the softmax applies it for nothing, unless edits came first.
@@ -260,9 +263,18 @@ class TiledKernel {
           rows[c] = c < count ? load(panel.o + (d + c) * kPanelRows + first) * factors : broadcast(0.0f);
         }
         transpose(rows);
-        for (int r = 0; r < used; ++r) store_values(dtype, outputs[first + r], d, count, rows[r]);
+        store_rows(rows, dtype, outputs + first, used, d, count);
       }
     }
+  }
+
+  static void store_rows(const Vec (&rows)[kLanes], DType dtype, void* const* outputs, int used, int64_t d,
+                         int64_t count) {
+    if (dtype == DType::kFloat && used == kLanes && count == kLanes) {
+      for (int r = 0; r < kLanes; ++r) store(static_cast<float*>(outputs[r]) + d, rows[r]);
+      return;
+    }
+    for (int r = 0; r < used; ++r) store_values(dtype, outputs[r], d, count, rows[r]);
   }
 
   const Tile& tile_;

@@ -60,4 +60,27 @@ inline void store_values(DType dtype, void* base, int64_t index, int64_t count, 
   std::memcpy(p, values, static_cast<size_t>(count * bytes_of(dtype)));
 }
 
+// `columns` values of each of `count` rows, `stride` apart, as floats side by side.
+template <DType kType>
+inline void copy_rows_of(const void* rows, int64_t stride, int64_t count, int64_t columns, float* out) {
+  for (int64_t j = 0; j < count; ++j) {
+    const void* row = element(kType, rows, j * stride);
+    int64_t d = 0;
+    for (; d + kLanes <= columns; d += kLanes) store(out + d, load_all(kType, element(kType, row, d)));
+    if (d < columns) store_values(DType::kFloat, out, d, columns - d, load_values(kType, row, d, columns - d));
+    out += columns;
+  }
+}
+
+inline void copy_rows(DType dtype, const void* rows, int64_t stride, int64_t count, int64_t columns, float* out) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return copy_rows_of<DType::kFloat16>(rows, stride, count, columns, out);
+    case DType::kBFloat16:
+      return copy_rows_of<DType::kBFloat16>(rows, stride, count, columns, out);
+    default:
+      return copy_rows_of<DType::kFloat>(rows, stride, count, columns, out);
+  }
+}
+
 }  // namespace flashonnx::cpu::FLASHONNX_ISA
