@@ -86,10 +86,10 @@ def build_engine(
     """
     started = time.monotonic()
     say = say or (lambda line: None)
-    trt = import_tensorrt(module)
-    load_plugin(trt)
     specs = input_specs(load_model(model))
     profile = make_profile(specs, (min_shapes or {}, opt_shapes or {}, max_shapes or {}))
+    trt = import_tensorrt(module)
+    load_plugin(trt)
     prepared, notes = _prepare(model, precision, say)
     options = BuilderOptions(tf32, timing_cache, workspace_mib, tuple(compute_capabilities))
     with _written(prepared, onnx_path) as path, listening(trt, say) as messages:
