@@ -19,9 +19,9 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 def to_ort(array: np.ndarray) -> onnxruntime.OrtValue:
     """An OrtValue on the CPU; it shares the array's memory where the array is contiguous."""
     if array.dtype == BFLOAT16:
-        bits = np.ascontiguousarray(array).view(np.uint16)
+        bits = np.asarray(array, order="C").view(np.uint16)
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, onnx.TensorProto.BFLOAT16)
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))
 
 
 def from_ort(value: onnxruntime.OrtValue) -> np.ndarray:

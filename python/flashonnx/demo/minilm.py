@@ -52,6 +52,9 @@ def load_model() -> Any:
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     class SentenceEncoder(torch.nn.Module):
         def __init__(self) -> None:

@@ -52,7 +52,7 @@ class DemoResult:
         return {
             f"every site fused ({sites.fused} of {sites.total})": 0 < sites.total == sites.fused,
             f"max abs difference from PyTorch {fused:.1e} <= {MAX_ABS_DIFF:.0e}": fused <= MAX_ABS_DIFF,
-            f"and <= {ERROR_RATIO} x the unfused file's {unfused:.1e}": fused <= ERROR_RATIO * unfused,
+            f"and <= {ERROR_RATIO} x that of the original {unfused:.1e}": fused <= ERROR_RATIO * unfused,
             "nearest sentences unchanged": self.accuracy.rankings_equal[FUSED],
         }
 
@@ -87,7 +87,7 @@ class DemoResult:
                     "best_original": self.best_original((batch, length)),
                     "rounds": times,
                 }
-                for (batch, length), times in self.times.items()
+                for shape, times in self.times.items()
             ],
             "peak_memory_bytes": {"batch": self.memory_batch, "by_length": self.memory},
             "notes": self.notes,

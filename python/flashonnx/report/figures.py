@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MultipleLocator, NullLocator
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; ours is always the first.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
@@ -68,7 +68,7 @@ def line_plot(
 
 
 def error_histogram(title: str, edges: np.ndarray, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
-    """Outlines of counts over log10 |difference|; empty decades at either end are cut off."""
+    """Outlines of counts over log10 |difference|; empty bins at either end are cut off."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
         figure, axes = _figure(title, (6.4, 3.2))
         for index, (count, label) in enumerate(zip(counts, labels, strict=True)):
@@ -77,7 +77,9 @@ def error_histogram(title: str, edges: np.ndarray, counts: Sequence[Sequence[int
         used = np.flatnonzero(np.sum(counts, axis=0)) if counts else np.array([], dtype=int)
         if used.size:
             axes.set_xlim(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(edges) - 1)])
+        axes.xaxis.set_major_locator(MultipleLocator(1))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"1e{x:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
         axes.set_xlabel("absolute difference")
         axes.set_ylabel("elements")
         axes.legend(frameon=False, fontsize=10, loc="upper left")

@@ -18,8 +18,9 @@ ERROR_RATIO = 1.5
 # Relative to the largest magnitude of the reference, by the wider of the two dtypes' machine epsilons.
 CLOSENESS = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
-# Decades of absolute difference that the histogram counts; exact matches are counted apart.
-HISTOGRAM_EDGES = np.arange(-14.0, 3.5, 0.5)
+# Half decades of absolute difference that the histogram counts; the outermost also take what lies beyond them, and
+# exact matches are counted apart.
+HISTOGRAM_EDGES = np.arange(-10.0, 2.5, 0.5)
 
 
 @dataclass(frozen=True)

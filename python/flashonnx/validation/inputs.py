@@ -109,7 +109,7 @@ def check_arrays(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec]) -
             isinstance(dim, int) and dim != size for dim, size in zip(spec.dims, array.shape, strict=True)
         ):
             raise InputError(f"input {spec.name!r} has shape {array.shape}; the model takes {spec}")
-    return {spec.name: np.ascontiguousarray(arrays[spec.name]) for spec in specs}
+    return {spec.name: np.asarray(arrays[spec.name], order="C") for spec in specs}
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
