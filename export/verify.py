@@ -117,10 +117,10 @@ class Verifier:
 
 
 def _named(value: ir.Value) -> ir.TensorProtocol:
+    """In memory: a model of bytes has no folder in which to look for external data."""
     tensor = value.const_value
     assert tensor is not None
-    tensor.name = value.name
-    return tensor
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
 
 
 def draw(value: ir.Value, trace: Trace, generator: np.random.Generator) -> np.ndarray:
