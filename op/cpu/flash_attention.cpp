@@ -64,10 +64,15 @@ Choice choice() {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+bool is_few_rows(const Problem& problem) {
+  const int64_t rows = problem.q_sequence_length * problem.group_size();
+  return rows > 0 && rows <= kMaxFewRows;
+}
+
 void cut_into_tiles(const Problem& problem, Plan& plan) {
   const int64_t heads = problem.batch_size * problem.kv_num_heads;
   const int64_t rows = problem.q_sequence_length * problem.group_size();
-  const int64_t panel = panel_rows(plan.isa);
+  const int64_t panel = plan.kernel == Kernel::kFewRows ? rows : panel_rows(plan.isa);
   plan.tile_rows = std::clamp<int64_t>(ceil_div(rows, panel) * panel, panel, kMaxTileRows);
   while (plan.tile_rows > panel && heads * ceil_div(rows, plan.tile_rows) < kEnoughTasks) {
     plan.tile_rows = ceil_div(plan.tile_rows / 2, panel) * panel;
@@ -146,7 +151,7 @@ Plan plan(const Problem& problem) {
   } else if (problem.qk_matmul_output != nullptr) {
     plan.why = "qk_matmul_output needs whole rows of scores";
   } else {
-    plan.kernel = Kernel::kTiled;
+    plan.kernel = is_few_rows(problem) ? Kernel::kFewRows : Kernel::kTiled;
     plan.isa = chosen.isa;
     plan.why = chosen.forced ? "forced by FLASHONNX_CPU_KERNEL" : "the best instruction set of this CPU";
     cut_into_tiles(problem, plan);

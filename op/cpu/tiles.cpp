@@ -208,8 +208,8 @@ int64_t partial_bytes(const Problem& problem, int64_t splits) {
 
 Status run_tiles(const Problem& problem, const Plan& plan, void* workspace, const Parallel& parallel) {
   const KernelTable& table = kernels(plan.isa);
-  const auto kernel = plan.kernel == Kernel::kFewRows ? table.few_rows : table.tiled;
-  const int64_t scratch_floats = table.scratch_floats(plan.tile_rows, problem.head_size, problem.v_head_size);
+  const TileKernel& kernel = plan.kernel == Kernel::kFewRows ? table.few_rows : table.tiled;
+  const int64_t scratch_floats = kernel.scratch_floats(plan.tile_rows, problem.head_size, problem.v_head_size);
   const int64_t rows = rows_per_kv_head(problem);
   const int64_t row_blocks = (rows + plan.tile_rows - 1) / plan.tile_rows;
   const int64_t heads = problem.batch_size * problem.kv_num_heads;
@@ -235,7 +235,7 @@ Status run_tiles(const Problem& problem, const Plan& plan, void* workspace, cons
       keep_split(tile, split, plan.splits);
       tile.partial = partials.at(split, head * rows + first);
     }
-    kernel(tile, scratch);
+    kernel.run(tile, scratch);
   });
   if (plan.splits > 1 && !out_of_memory) {
     parallel(heads, [&](int64_t head) {

@@ -3,47 +3,17 @@
 // Scores are (key, kPanelRows). Order as in ONNX Attention: softcap, then bias and mask.
 #pragma once
 
-#include "op/cpu/kernel/math.h"
+#include "op/cpu/kernel/block.h"
 #include "op/cpu/kernel/panel.h"
+#include "op/cpu/kernel/scores.h"
 #include "op/cpu/kernel/values.h"
 
 namespace flashonnx::cpu::FLASHONNX_ISA {
-
-constexpr int64_t kBlockKeys = 128;  // scores and bias of a panel then stay in L1
-constexpr float kNever = -__builtin_inff();
-
-// Keys [begin, end).
-struct KeySpan {
-  int64_t begin, end;
-
-  bool empty() const { return begin >= end; }
-  int64_t size() const { return end - begin; }
-  bool contains(KeySpan other) const { return begin <= other.begin && other.end <= end; }
-  KeySpan within(KeySpan other) const {
-    return {begin > other.begin ? begin : other.begin, end < other.end ? end : other.end};
-  }
-  KeySpan joined(KeySpan other) const {
-    if (empty()) return other;
-    if (other.empty()) return *this;
-    return {begin < other.begin ? begin : other.begin, end > other.end ? end : other.end};
-  }
-};
 
 // One value for each lane; lanes past the last row repeat it.
 template <typename Get>
 inline void fill_lanes(const TileRow* rows, int count, float (&lanes)[kPanelRows], const Get& get) {
   for (int r = 0; r < kPanelRows; ++r) lanes[r] = get(rows[r < count ? r : count - 1]);
-}
-
-inline void scale_scores(float scale, int64_t count, float* scores) {
-  for (int64_t i = 0; i < count * kPanelRows; i += kLanes) store(scores + i, load(scores + i) * broadcast(scale));
-}
-
-inline void apply_softcap(float softcap, int64_t count, float* scores) {
-  const Vec cap = broadcast(softcap), inverse = broadcast(1 / softcap);
-  for (int64_t i = 0; i < count * kPanelRows; i += kLanes) {
-    store(scores + i, cap * tanh(load(scores + i) * inverse));
-  }
 }
 
 inline void add_alibi(const TileRow* rows, int count, KeySpan keys, float* scores) {
@@ -67,12 +37,6 @@ inline void add_row_bias(const TileRow* rows, int count, int64_t keys, float* sc
   for (int64_t i = 0; i < keys * kPanelRows; i += kLanes) {
     store(scores + i, load(scores + i) + load(biases + i % kPanelRows));
   }
-}
-
-// -infinity forbids a key even where the score is NaN or +infinity.
-inline Vec masked(Vec score, Vec bias) {
-  const Vec never = broadcast(kNever);
-  return select(equal(bias, never), never, score + bias);
 }
 
 inline void add_mask(const float* bias, int64_t count, float* scores) {

@@ -11,6 +11,7 @@
 namespace flashonnx::cpu {
 
 constexpr int kMaxTileRows = 128;
+constexpr int kMaxFewRows = 8;
 
 // A query row: query i of one of the query heads that share the tile's KV head.
 struct TileRow {
@@ -71,13 +72,17 @@ struct RowEnd {
 };
 RowEnd finish_row(float m, float l, float sink);
 
+// A kernel, and the floats of scratch, aligned to 64 bytes, that it wants for a tile.
+struct TileKernel {
+  void (*run)(const Tile& tile, float* scratch);
+  int64_t (*scratch_floats)(int64_t rows, int64_t head_size, int64_t v_head_size);
+};
+
 // The kernels of one instruction set.
 struct KernelTable {
-  void (*tiled)(const Tile& tile, float* scratch);     // Kernel::kTiled
-  void (*few_rows)(const Tile& tile, float* scratch);  // Kernel::kFewRows
-  // Floats of scratch, 64-byte aligned, that either may use.
-  int64_t (*scratch_floats)(int64_t rows, int64_t head_size, int64_t v_head_size);
-  int64_t panel_rows;  // rows that the tiled kernel computes together: use multiples of it
+  TileKernel tiled;     // Kernel::kTiled
+  TileKernel few_rows;  // Kernel::kFewRows, for at most kMaxFewRows rows
+  int64_t panel_rows;   // rows that the tiled kernel computes together: use multiples of it
 };
 
 namespace generic {

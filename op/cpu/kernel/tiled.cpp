@@ -49,14 +49,6 @@ struct Scratch {
   float* next_;
 };
 
-// Rows of floats, `stride` apart.
-struct Rows {
-  const float* data;
-  int64_t stride;
-
-  const float* row(int64_t i) const { return data + i * stride; }
-};
-
 struct Block {
   KeySpan keys;
   Rows k, v;
@@ -70,17 +62,7 @@ struct Panel {
   float *q, *o, *m, *l;
 };
 
-KeySpan span_of_any(const TileRow* rows, int count) {
-  KeySpan span{0, 0};
-  for (int r = 0; r < count; ++r) {
-    if (rows[r].begin >= rows[r].end) continue;
-    if (span.empty()) span = {rows[r].begin, rows[r].end};
-    if (rows[r].begin < span.begin) span.begin = rows[r].begin;
-    if (rows[r].end > span.end) span.end = rows[r].end;
-  }
-  return span;
-}
-
+// The keys that all of the rows may see.
 KeySpan span_of_all(const TileRow* rows, int count) {
   KeySpan span{rows[0].begin, rows[0].end};
   for (int r = 1; r < count; ++r) {
@@ -97,12 +79,8 @@ class TiledKernel {
 
   void run() {
     make_panels();
-    for (int s = 0; s < tile_.segments; ++s) {
-      const KeySpan keys = span_.within({tile_.segment[s].begin, tile_.segment[s].end});
-      for (int64_t begin = keys.begin; begin < keys.end; begin += kBlockKeys) {
-        attend(load_block(tile_.segment[s], KeySpan{begin, begin + kBlockKeys}.within(keys)));
-      }
-    }
+    for_each_block(tile_, span_,
+                   [this](const KeySegment& segment, KeySpan keys) { attend(load_block(segment, keys)); });
     for (int p = 0; p < panels_; ++p) finish(panel_[p]);
   }
 
@@ -163,7 +141,7 @@ class TiledKernel {
     if (tile_.dtype == DType::kFloat && (stride == columns || panels_ < kPanelsToCopyFor)) {
       return {static_cast<const float*>(rows) + first * stride, stride};
     }
-    copy_rows(tile_.dtype, element(tile_.dtype, rows, first * stride), stride, count, columns, copy);
+    copy_rows(tile_.dtype, element(tile_.dtype, rows, first * stride), stride, count, columns, copy, columns);
     return {copy, columns};
   }
 
@@ -192,8 +170,8 @@ class TiledKernel {
     float* scores = scratch_.scores;
     const bool masked = mask == PanelMask::kByRow || mask == PanelMask::kShared;
     const bool edited = tile_.softcap > 0 || tile_.has_alibi || tile_.has_bias || masked;
-    if (edited && tile_.score_scale != 1) scale_scores(tile_.score_scale, keys.size(), scores);
-    if (tile_.softcap > 0) apply_softcap(tile_.softcap, keys.size(), scores);
+    if (edited && tile_.score_scale != 1) scale_scores(tile_.score_scale, keys.size() * kPanelRows, scores);
+    if (tile_.softcap > 0) apply_softcap(tile_.softcap, keys.size() * kPanelRows, scores);
     if (tile_.has_alibi) add_alibi(panel.rows, panel.count, keys, scores);
     if (tile_.has_bias) add_row_bias(panel.rows, panel.count, keys.size(), scores);
     if (mask == PanelMask::kByRow) add_mask(scratch_.bias, keys.size(), scores);
@@ -288,7 +266,7 @@ class TiledKernel {
 
 void run_tiled(const Tile& tile, float* scratch) { TiledKernel(tile, scratch).run(); }
 
-int64_t scratch_floats(int64_t rows, int64_t head_size, int64_t v_head_size) {
+int64_t tiled_scratch_floats(int64_t rows, int64_t head_size, int64_t v_head_size) {
   return Scratch(nullptr, rows, head_size, v_head_size).floats;
 }
 

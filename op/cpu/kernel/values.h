@@ -60,26 +60,29 @@ inline void store_values(DType dtype, void* base, int64_t index, int64_t count, 
   std::memcpy(p, values, static_cast<size_t>(count * bytes_of(dtype)));
 }
 
-// `columns` values of each of `count` rows, `stride` apart, as floats side by side.
+// `columns` values of each of `count` rows, `stride` apart, as rows of floats, `out_stride` apart; zeros from the last
+// value to the next multiple of kLanes, as far as out_stride has room.
 template <DType kType>
-inline void copy_rows_of(const void* rows, int64_t stride, int64_t count, int64_t columns, float* out) {
+inline void copy_rows_of(const void* rows, int64_t stride, int64_t count, int64_t columns, float* out,
+                         int64_t out_stride) {
   for (int64_t j = 0; j < count; ++j) {
     const void* row = element(kType, rows, j * stride);
     int64_t d = 0;
     for (; d + kLanes <= columns; d += kLanes) store(out + d, load_all(kType, element(kType, row, d)));
-    if (d < columns) store_values(DType::kFloat, out, d, columns - d, load_values(kType, row, d, columns - d));
-    out += columns;
+    if (d < columns) store_values(DType::kFloat, out, d, out_stride - d, load_values(kType, row, d, columns - d));
+    out += out_stride;
   }
 }
 
-inline void copy_rows(DType dtype, const void* rows, int64_t stride, int64_t count, int64_t columns, float* out) {
+inline void copy_rows(DType dtype, const void* rows, int64_t stride, int64_t count, int64_t columns, float* out,
+                      int64_t out_stride) {
   switch (dtype) {
     case DType::kFloat16:
-      return copy_rows_of<DType::kFloat16>(rows, stride, count, columns, out);
+      return copy_rows_of<DType::kFloat16>(rows, stride, count, columns, out, out_stride);
     case DType::kBFloat16:
-      return copy_rows_of<DType::kBFloat16>(rows, stride, count, columns, out);
+      return copy_rows_of<DType::kBFloat16>(rows, stride, count, columns, out, out_stride);
     default:
-      return copy_rows_of<DType::kFloat>(rows, stride, count, columns, out);
+      return copy_rows_of<DType::kFloat>(rows, stride, count, columns, out, out_stride);
   }
 }
 

@@ -1,0 +1,24 @@
+// What both kernels do to scores, whichever way their lanes run.
+#pragma once
+
+#include "op/cpu/kernel/block.h"
+#include "op/cpu/kernel/math.h"
+
+namespace flashonnx::cpu::FLASHONNX_ISA {
+
+inline void scale_scores(float scale, int64_t count, float* scores) {
+  for (int64_t i = 0; i < count; i += kLanes) store(scores + i, load(scores + i) * broadcast(scale));
+}
+
+inline void apply_softcap(float softcap, int64_t count, float* scores) {
+  const Vec cap = broadcast(softcap), inverse = broadcast(1 / softcap);
+  for (int64_t i = 0; i < count; i += kLanes) store(scores + i, cap * tanh(load(scores + i) * inverse));
+}
+
+// -infinity forbids a key even where the score is NaN or +infinity.
+inline Vec masked(Vec score, Vec bias) {
+  const Vec never = broadcast(kNever);
+  return select(equal(bias, never), never, score + bias);
+}
+
+}  // namespace flashonnx::cpu::FLASHONNX_ISA
