@@ -96,10 +96,10 @@ def data_consumers(value: ir.Value) -> list[ir.Node]:
     return [node for node in dict.fromkeys(use.node for use in value.uses()) if node.op_type not in ("Shape", "Size")]
 
 
-def require_single_consumer(value: ir.Value, what: str, besides: tuple[ir.Node, ...] = ()) -> None:
-    """Raises Refusal if anything but the node that led here, and `besides`, reads the value."""
+def require_single_consumer(value: ir.Value, what: str, consumers: tuple[ir.Node, ...]) -> None:
+    """Raises Refusal if anything but these nodes reads the value."""
     if value.is_graph_output():
         raise Refusal(f"{what} are an output of the model, {value.name}")
-    consumers = [node for node in data_consumers(value) if node not in besides]
-    if len(consumers) > 1:
-        raise Refusal(f"{what} are used elsewhere too", consumers[-1])
+    others = [node for node in data_consumers(value) if node not in consumers]
+    if others:
+        raise Refusal(f"{what} are used elsewhere too", others[0])

@@ -128,4 +128,6 @@ def _sinks(attention: Attention, emitter: Emitter) -> ir.Value:
     found = cheapest(places, axes)
     if found is None:
         raise Refusal("the sinks are not one number for each head", attention.sink.value.producer())
-    return emitter.op("Cast", emitter.layout(found[1], axes), to=int(ir.DataType.FLOAT))
+    value = emitter.op("Cast", emitter.layout(found[1], axes), to=int(ir.DataType.FLOAT))
+    factor = attention.sink.factor
+    return value if factor == 1.0 else emitter.op("Mul", value, emitter.scalar(factor, ir.DataType.FLOAT))

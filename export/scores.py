@@ -39,10 +39,11 @@ class MaskTerm:
 
 @dataclass(frozen=True)
 class Sink:
-    """A column of logits beside the scores, in the softmax's denominator only."""
+    """A column of logits, value times factor, beside the scores, in the softmax's denominator only."""
 
     value: ir.Value
     view: View
+    factor: float
     with_sink: tuple[Atom, ...]  # the softmax axis, sink included
     keys: tuple[Atom, ...]
 
@@ -95,10 +96,10 @@ def _walk(scores: Scores, facts: Facts, consumer: ir.Node) -> Scores:
 
 
 def _require_unshared(value: ir.Value, consumer: ir.Node) -> None:
-    besides: tuple[ir.Node, ...] = ()
+    consumers = (consumer,)
     if consumer.op_type == "Sub":  # x - ReduceMax(x)
-        besides = tuple(node for node in data_consumers(value) if node.op_type == "ReduceMax")
-    require_single_consumer(value, "the scores", besides)
+        consumers += tuple(node for node in data_consumers(value) if node.op_type == "ReduceMax")
+    require_single_consumer(value, "the scores", consumers)
 
 
 def _steps(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
@@ -211,7 +212,7 @@ def _concat(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
     if set(facts.sizes(column)[-1]) != {1}:
         raise Refusal("the scores are joined with more than one column of sinks", node)
     keys = (Atom(facts.sizes(inner)[-1]),)
-    sink = Sink(column, broadcast_view(column, scores.view, facts), scores.view.axes[-1], keys)
+    sink = Sink(column, broadcast_view(column, scores.view, facts), scores.factor, scores.view.axes[-1], keys)
     yield scores.through(node, inner, scores.view.replace(rank - 1, keys), sink=sink)
 
 

@@ -1,0 +1,155 @@
+"""Forms of the scores between Q·Kᵀ and the softmax: scale, softcap, sinks, casts; and what comes near them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.export.forms import HEADS, SIZE, Fused, assert_fused, assert_left_alone, attention, times
+from tests.export.graphs import Graph
+
+ROOT = SIZE**-0.25
+
+
+def run_time_scale(graph: Graph, value: str) -> str:
+    """1 / sqrt(head_size), the size taken from the tensor's shape as the legacy exporter does."""
+    size = graph.cast(graph.dim(value, 3), np.float32)
+    return graph.op("Mul", value, graph.op("Div", graph.constant(1.0, np.float32), graph.op("Sqrt", size)))
+
+
+def softcap(graph: Graph, scores: str) -> str:
+    scaled = times(SIZE**-0.5)(graph, scores)
+    return times(3.0)(graph, graph.op("Tanh", graph.op("Div", scaled, graph.constant(3.0, np.float32))))
+
+
+def less_maximum(graph: Graph, scores: str) -> str:
+    scores = times(SIZE**-0.5)(graph, scores)
+    return graph.op("Sub", scores, graph.op("ReduceMax", scores, graph.ints(-1), keepdims=1))
+
+
+def with_sinks(graph: Graph, scores: str) -> str:
+    """One more column, as GPT-OSS has it."""
+    sinks = graph.constant(np.arange(HEADS).reshape(1, HEADS, 1, 1) / 2, np.float32)
+    column = graph.expand(sinks, (scores, 0), HEADS, (scores, 2), 1)
+    return less_maximum(graph, graph.op("Concat", scores, column, axis=-1))
+
+
+def without_last(graph: Graph, probabilities: str) -> str:
+    return graph.op("Slice", probabilities, graph.ints(0), graph.ints(-1), graph.ints(-1))
+
+
+def scale_of(fused: Fused) -> float:
+    return fused.attributes["scale"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "scale"),
+    [
+        ({}, SIZE**-0.5),
+        ({"on_scores": lambda g, s: s}, 1.0),
+        ({"on_scores": lambda g, s: g.op("Div", s, g.constant([2.0], np.float32))}, 0.5),
+        ({"on_q": times(ROOT), "on_k": times(ROOT), "on_scores": lambda g, s: s}, SIZE**-0.5),
+        ({"on_q": times(0.5), "on_scores": times(0.5)}, 0.25),
+        ({"on_q": run_time_scale, "on_scores": lambda g, s: s}, SIZE**-0.5),
+        ({"on_scores": less_maximum}, SIZE**-0.5),
+    ],
+    ids=["on scores", "none", "division", "roots on q and k", "in two parts", "at run time", "less its maximum"],
+)
+def test_scale(changes, scale):
+    fused = assert_fused(attention(**changes))
+    assert scale_of(fused) == pytest.approx(scale)
+    assert fused.op_types == ["FlashAttention"]
+
+
+def test_scale_by_row_is_left_alone():
+    def by_row(graph: Graph, scores: str) -> str:
+        rows = graph.cast(graph.positions(graph.dim(scores, 2)), np.float32)
+        return graph.op("Mul", scores, graph.unsqueeze(rows, 1))
+
+    assert_left_alone(attention(on_scores=by_row), "multiplied by a tensor", "Mul")
+
+
+def test_scale_given_as_an_input_is_left_alone():
+    def given(graph: Graph, scores: str) -> str:
+        return graph.op("Mul", scores, graph.input("scale", np.float32, ()))
+
+    assert_left_alone(attention(on_scores=given), "multiplied by a tensor")
+
+
+def test_softcap():
+    fused = assert_fused(attention(on_scores=softcap))
+    assert fused.attributes["softcap"] == pytest.approx(3.0)
+    assert scale_of(fused) == pytest.approx(SIZE**-0.5)
+
+
+def test_bias_before_the_softcap_is_left_alone():
+    def biased(graph: Graph, scores: str) -> str:
+        bias = graph.input("bias", np.float32, (HEADS, 1, 1))
+        return softcap(graph, graph.op("Add", scores, bias))
+
+    assert_left_alone(attention(on_scores=biased), "before the softcap", "Add")
+
+
+def test_sinks():
+    fused = assert_fused(attention(on_scores=with_sinks, on_probabilities=without_last))
+    assert fused.node.input[7]
+    assert "Concat" not in fused.op_types
+
+
+def test_sinks_that_stay_in_the_product_are_left_alone():
+    graph = attention(on_scores=with_sinks, on_probabilities=lambda g, p: g.op("Slice", p, g.ints(1), g.ints(2**31), g.ints(-1)))
+    assert_left_alone(graph, "not understood", "Slice")
+
+
+def test_another_axis_is_left_alone():
+    assert_left_alone(attention(softmax_axis=-2), "axis -2", "Softmax")
+
+
+def test_scores_used_elsewhere_are_left_alone():
+    def shared(graph: Graph, scores: str) -> str:
+        graph.outputs.append(graph.op("ReduceSum", scores, graph.ints(-1)))
+        return times(0.5)(graph, scores)
+
+    assert_left_alone(attention(on_scores=shared), "used elsewhere", "ReduceSum")
+
+
+def test_probabilities_that_are_an_output_are_left_alone():
+    def shown(graph: Graph, probabilities: str) -> str:
+        graph.outputs.append(probabilities)
+        return probabilities
+
+    assert_left_alone(attention(on_probabilities=shown), "output of the model")
+
+
+def test_dropout_is_dropped_in_inference_only():
+    def dropout(training: bool):
+        return lambda graph, p: graph.op(
+            "Dropout", p, graph.constant(0.5, np.float32), graph.constant(training, np.bool_)
+        )
+
+    assert assert_fused(attention(on_probabilities=dropout(False))).op_types == ["FlashAttention"]
+    assert_left_alone(attention(on_probabilities=dropout(True)), "dropout in training mode")
+
+
+def test_probabilities_changed_afterwards_are_left_alone():
+    graph = attention(on_probabilities=lambda g, p: g.op("Sqrt", p))
+    assert_left_alone(graph, "not understood", "Sqrt")
+
+
+def test_a_guard_against_nan_is_absorbed():
+    def guarded(graph: Graph, probabilities: str) -> str:
+        return graph.op("Where", graph.op("IsNaN", probabilities), graph.constant(0.0, np.float32), probabilities)
+
+    assert assert_fused(attention(on_probabilities=guarded)).op_types == ["FlashAttention"]
+
+
+def test_a_softmax_that_is_no_attention_is_no_site():
+    import flashonnx.fusion
+
+    graph = Graph()
+    x = graph.input("x", np.float32, ("batch", 8))
+    logits = graph.op("MatMul", x, graph.constant(np.eye(8), np.float32))
+    graph.outputs.append(graph.op("Softmax", logits, axis=-1))
+    report = flashonnx.fusion.explain(graph.model())
+    assert report.total == 0
+    assert len(report.not_attention) == 1
