@@ -8,10 +8,10 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper
-from tests.cases.nodes import Dim, NodeCase
 
 from flashonnx import contract
 from flashonnx.engine.prepare import close_gaps
+from tests.cases.nodes import Dim, NodeCase
 
 ELEMENT_TYPES = {
     "bool": TensorProto.BOOL,

@@ -8,12 +8,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from tests.cases.nodes import ACCEPTED, REFUSED, SYMBOLIC, NodeCase
-from tests.plugin.models import ELEMENT_TYPES, model_of, one_node_model
 
 from flashonnx import contract
 from flashonnx.engine.prepare import strip_functions
 from flashonnx.engine.tensorrt import Messages, get_logger
+from tests.cases.nodes import ACCEPTED, REFUSED, SYMBOLIC, NodeCase
+from tests.plugin.models import ELEMENT_TYPES, model_of, one_node_model
 
 HALF = {name: ("float16", ["batch", 4, "length", 32]) for name in "QKV"}
 

@@ -118,6 +118,7 @@ def _prepare(model: str | Path, precision: str | None, say: Log) -> tuple[ir.Mod
         fused = fuse(prepared, portable=False)
         prepared = fused.ir_model
         notes.append(f"fused {fused.report.fused} of {fused.report.total} attention sites")
+        notes += [f"{site.name} was not fused: {site.reason}" for site in fused.report.sites if not site.fused]
     notes += strip_functions(prepared)
     if precision is not None:
         say(f"converting to {precision}")
