@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
+from flashonnx import contract
 from flashonnx.fusion.attention import Attention, from_softmax
 from flashonnx.fusion.facts import Facts, Refusal
-from flashonnx.fusion.native import from_group_query_attention, from_multi_head_attention, from_onnx_attention
+from flashonnx.fusion.native import (
+    from_flash_attention,
+    from_group_query_attention,
+    from_multi_head_attention,
+    from_onnx_attention,
+)
 
 Read = Callable[[ir.Node, Facts], Attention]
 
@@ -67,6 +73,7 @@ def _softmax(node: ir.Node, facts: Facts) -> Attention:
 _READERS: dict[tuple[str, str], Read] = {
     ("", "Softmax"): _softmax,
     ("", "Attention"): from_onnx_attention,
+    (contract.DOMAIN, contract.OP_TYPE): from_flash_attention,
     ("com.microsoft", "MultiHeadAttention"): from_multi_head_attention,
     ("com.microsoft", "GroupQueryAttention"): from_group_query_attention,
 }

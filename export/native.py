@@ -1,4 +1,5 @@
-"""Nodes that are an attention by themselves: ONNX Attention, com.microsoft MultiHeadAttention and GroupQueryAttention."""
+"""Nodes that are an attention by themselves: ONNX Attention, com.microsoft MultiHeadAttention and GroupQueryAttention,
+and the op itself."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from flashonnx import contract
 from flashonnx.fusion.attention import Attention, Cache, count_of
 from flashonnx.fusion.axes import Atom, Axis, Size, View
 from flashonnx.fusion.facts import Facts, Refusal
@@ -154,6 +156,17 @@ def from_onnx_attention(node: ir.Node, facts: Facts) -> Attention:
         kind = "keep" if facts.dtype(mask) == ir.DataType.BOOL else "add"
         attention.masks = (_mask(mask, kind, axes, facts, node),)
     return attention
+
+
+def from_flash_attention(node: ir.Node, facts: Facts) -> Attention:
+    """The op itself, as flashonnx.export writes it or an earlier pass: its layout may still improve."""
+    onnx_inputs = 7
+    for tensor, value in zip(contract.INPUTS[onnx_inputs:], node.inputs[onnx_inputs:], strict=False):
+        if value is not None:
+            raise Refusal(f"it is {contract.OP_TYPE} already; one with {tensor.name} is left as it is", node)
+    if _output(node, contract.OUTPUT_INDEX["lse"]) is not None:
+        raise Refusal(f"it is {contract.OP_TYPE} already; one whose lse is used is left as it is", node)
+    return from_onnx_attention(node, facts)
 
 
 def _mask(value: ir.Value, kind: str, axes: _Axes, facts: Facts, node: ir.Node, fill: float = -np.inf) -> MaskTerm:

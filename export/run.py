@@ -9,6 +9,8 @@ import onnx
 import onnx.inliner
 from onnx.reference import ReferenceEvaluator
 
+from flashonnx.reference import FlashAttention
+
 
 def run_model(
     model: onnx.ModelProto | str, feeds: Iterable[dict[str, np.ndarray]], *, optimize: bool = False
@@ -34,7 +36,7 @@ def run_model(
 def run_reference(model: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> Iterator[list[np.ndarray]]:
     """The same by ONNX's reference operators: slow, and the definition of what they mean."""
     try:
-        evaluator = ReferenceEvaluator(model)
+        evaluator = ReferenceEvaluator(model, new_ops=[FlashAttention])
         for feed in feeds:
             with np.errstate(all="ignore"):
                 arrays = evaluator.run(None, {name: feed[name] for name in evaluator.input_names})
