@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <new>
+#include <string>
 #include <vector>
 
 #include "op/core/key_range.h"
@@ -16,7 +17,8 @@ namespace {
 
 constexpr double kNever = -std::numeric_limits<double>::infinity();
 
-// One query row: scores, then their softmax, then its product with V.
+// One query row of a problem whose tensors hold T: scores, then their softmax, then its product with V.
+template <typename T>
 class Row {
  public:
   Row(const Problem& problem, const KeyLimits& limits, int64_t b, int64_t h, int64_t i, std::vector<double>& scores)
@@ -37,14 +39,17 @@ class Row {
  private:
   int64_t keys() const { return p_.total_sequence_length(); }
   int64_t kv_head() const { return h_ / p_.group_size(); }
+  const T* cached(const Input& past, const Input& fresh, int64_t j) const {
+    return reinterpret_cast<const T*>(cached_row(past, fresh, p_.past_sequence_length, p_.dtype, b_, kv_head(), j));
+  }
   int64_t row_index() const { return (b_ * p_.q_num_heads + h_) * p_.q_sequence_length + i_; }
 
   void multiply_by_keys() {
-    const char* q = row(p_.q, p_.dtype, b_, h_, i_);
+    const auto* q = reinterpret_cast<const T*>(row(p_.q, p_.dtype, b_, h_, i_));
     for (int64_t j = 0; j < keys(); ++j) {
-      const char* k = cached_row(p_.past_key, p_.k, p_.past_sequence_length, p_.dtype, b_, kv_head(), j);
+      const T* k = cached(p_.past_key, p_.k, j);
       double sum = 0;
-      for (int64_t d = 0; d < p_.head_size; ++d) sum += load(p_.dtype, q, d) * load(p_.dtype, k, d);
+      for (int64_t d = 0; d < p_.head_size; ++d) sum += static_cast<double>(q[d]) * static_cast<double>(k[d]);
       scores_[static_cast<size_t>(j)] = sum * p_.scale;
     }
   }
@@ -97,8 +102,9 @@ class Row {
     for (int64_t j = 0; j < keys(); ++j) {
       const double probability = scores_[static_cast<size_t>(j)];
       if (probability == 0) continue;  // what padding holds is nobody's business, were it NaN
-      const char* v = cached_row(p_.past_value, p_.v, p_.past_sequence_length, p_.dtype, b_, kv_head(), j);
-      for (int64_t d = 0; d < p_.v_head_size; ++d) sums[static_cast<size_t>(d)] += probability * load(p_.dtype, v, d);
+      const T* v = cached(p_.past_value, p_.v, j);
+      for (int64_t d = 0; d < p_.v_head_size; ++d)
+        sums[static_cast<size_t>(d)] += probability * static_cast<double>(v[d]);
     }
     char* y = row(p_.y, p_.dtype, b_, h_, i_);
     for (int64_t d = 0; d < p_.v_head_size; ++d) store(p_.dtype, y, d, sums[static_cast<size_t>(d)]);
@@ -118,9 +124,8 @@ class Row {
   std::vector<double>& scores_;
 };
 
-}  // namespace
-
-Status run_naive(const Problem& problem, const Parallel& parallel) {
+template <typename T>
+Status run_typed(const Problem& problem, const Parallel& parallel) {
   const int64_t heads = problem.batch_size * problem.q_num_heads;
   std::atomic<bool> out_of_memory{false};
   parallel(heads, [&](int64_t head) {
@@ -130,13 +135,30 @@ Status run_naive(const Problem& problem, const Parallel& parallel) {
     const KeyLimits limits = key_limits(problem, nonpad);
     try {
       std::vector<double> scores(static_cast<size_t>(problem.total_sequence_length()));
-      for (int64_t i = 0; i < problem.q_sequence_length; ++i) Row(problem, limits, b, h, i, scores).compute();
+      for (int64_t i = 0; i < problem.q_sequence_length; ++i) Row<T>(problem, limits, b, h, i, scores).compute();
     } catch (const std::bad_alloc&) {
       out_of_memory = true;  // no exception may cross the caller's thread pool
     }
   });
   if (out_of_memory) return Status::error("no memory for a row of scores");
   return {};
+}
+
+}  // namespace
+
+Status run_naive(const Problem& problem, const Parallel& parallel) {
+  switch (problem.dtype) {
+    case DType::kFloat:
+      return run_typed<float>(problem, parallel);
+    case DType::kDouble:
+      return run_typed<double>(problem, parallel);
+    case DType::kFloat16:
+      return run_typed<Half>(problem, parallel);
+    case DType::kBFloat16:
+      return run_typed<BFloat16>(problem, parallel);
+    default:
+      return Status::error("no CPU kernel for element type " + std::to_string(static_cast<int>(problem.dtype)));
+  }
 }
 
 }  // namespace flashonnx::cpu

@@ -19,7 +19,13 @@ class Random {
   explicit Random(unsigned seed) : engine_(seed) {}
   int64_t between(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine_); }
   bool chance(double p) { return std::bernoulli_distribution(p)(engine_); }
-  double normal() { return std::normal_distribution<double>()(engine_); }
+  // Nearly normal, and quick: the sum of the four quarters of one number, variance 1.
+  double normal() {
+    const uint64_t bits = engine_();
+    double sum = 0;
+    for (int shift = 0; shift < 64; shift += 16) sum += static_cast<double>(bits >> shift & 0xffff) / 65536;
+    return (sum - 2) * 1.7320508075688772;
+  }
   double uniform(double low, double high) { return std::uniform_real_distribution<double>(low, high)(engine_); }
   template <typename T>
   T one_of(std::initializer_list<T> items) {
@@ -27,7 +33,7 @@ class Random {
   }
 
  private:
-  std::mt19937 engine_;
+  std::mt19937_64 engine_;
 };
 
 DType mask_dtype(const Case& c) { return c.mask == MaskKind::kBool ? DType::kBool : c.dtype; }

@@ -39,17 +39,29 @@ double difference(double value, double exact) {
   return std::isnan(distance) ? std::numeric_limits<double>::infinity() : distance;
 }
 
-void add_errors(const Instance& ours, const Instance& plain, const Instance& exact, int index, Errors& errors) {
-  const std::vector<double> values = ours.output(index), plain_values = plain.output(index);
-  const std::vector<double> exact_values = exact.output(index);
-  for (size_t i = 0; i < exact_values.size(); ++i) {
-    errors.ours = std::max(errors.ours, difference(values[i], exact_values[i]));
-    errors.plain = std::max(errors.plain, difference(plain_values[i], exact_values[i]));
-    if (std::isfinite(exact_values[i])) errors.magnitude = std::max(errors.magnitude, std::abs(exact_values[i]));
+void add_errors(const std::vector<double>& ours, const std::vector<double>& plain, const std::vector<double>& exact,
+                Errors& errors) {
+  for (size_t i = 0; i < exact.size(); ++i) {
+    errors.ours = std::max(errors.ours, difference(ours[i], exact[i]));
+    errors.plain = std::max(errors.plain, difference(plain[i], exact[i]));
+    if (std::isfinite(exact[i])) errors.magnitude = std::max(errors.magnitude, std::abs(exact[i]));
   }
 }
 
+// Y and lse of a run.
+struct Results {
+  explicit Results(const Instance& instance) : y(instance.output(Output::kY)), lse(instance.output(Output::kLse)) {}
+  std::vector<double> y, lse;
+};
+
 void expect_ok(const Status& status) { ASSERT_TRUE(status.ok()) << status.message(); }
+
+Results run_kernel(const std::string& variant, Instance& instance, const Parallel& parallel = InlineParallel()) {
+  const ForcedKernel forced(variant);
+  instance.spoil_outputs();
+  expect_ok(plan_and_run(instance.problem(), parallel));
+  return Results(instance);
+}
 
 // A small case has few errors, and the largest of few says little about either side: a case beyond the limit gets more
 // data. An error of the kernel only shows more clearly then.
@@ -58,16 +70,13 @@ constexpr int kMostDraws = 20;
 void expect_as_exact_as_plain(Case c, const std::string& variant) {
   Errors y, lse;
   for (int draw = 0; draw < kMostDraws; ++draw, c.seed += 100000) {
-    Instance exact(c), plain(c), ours(c);
-    {
-      const ForcedKernel forced("naive");
-      expect_ok(plan_and_run(exact.problem(), InlineParallel()));
-    }
-    run_plain_attention(plain.problem());
-    const ForcedKernel forced(variant);
-    expect_ok(plan_and_run(ours.problem(), InlineParallel()));
-    add_errors(ours, plain, exact, Output::kY, y);
-    add_errors(ours, plain, exact, Output::kLse, lse);
+    Instance instance(c);
+    const Results exact = run_kernel("naive", instance);
+    run_plain_attention(instance.problem());
+    const Results plain(instance);
+    const Results ours = run_kernel(variant, instance);
+    add_errors(ours.y, plain.y, exact.y, y);
+    add_errors(ours.lse, plain.lse, exact.lse, lse);
     if (y.allowed(c.dtype) && lse.allowed(DType::kFloat)) return;
   }
   ADD_FAILURE() << "largest errors, ours and plain: Y " << y.ours << " " << y.plain << ", lse " << lse.ours << " "
@@ -97,15 +106,14 @@ void expect_whole_caches(const Instance& instance) {
 class Variant : public ::testing::TestWithParam<std::string> {};
 
 void expect_same_bits_for_any_threads(const Case& c, const std::string& variant) {
-  const ForcedKernel forced(variant);
-  Instance alone(c), threaded(c);
-  alone.spoil_outputs();
-  expect_ok(plan_and_run(alone.problem(), InlineParallel()));
-  threaded.spoil_outputs();
-  expect_ok(plan_and_run(threaded.problem(), TestParallel(3)));
-  for (const int index : {Output::kY, Output::kLse}) EXPECT_EQ(alone.output_bytes(index), threaded.output_bytes(index));
-  expect_whole_caches(threaded);
-  EXPECT_TRUE(alone.canaries_live() && threaded.canaries_live());
+  Instance instance(c);
+  run_kernel(variant, instance);
+  const std::string y = instance.output_bytes(Output::kY), lse = instance.output_bytes(Output::kLse);
+  run_kernel(variant, instance, TestParallel(3));
+  EXPECT_EQ(y, instance.output_bytes(Output::kY));
+  EXPECT_EQ(lse, instance.output_bytes(Output::kLse));
+  expect_whole_caches(instance);
+  EXPECT_TRUE(instance.canaries_live());
 }
 
 void check_case(const Case& c, const std::string& variant) {

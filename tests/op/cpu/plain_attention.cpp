@@ -14,7 +14,11 @@ namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-float value(DType dtype, const void* data, int64_t index) { return static_cast<float>(cpu::load(dtype, data, index)); }
+std::vector<float> values(DType dtype, const void* data, int64_t count) {
+  std::vector<float> floats(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) floats[static_cast<size_t>(i)] = static_cast<float>(cpu::load(dtype, data, i));
+  return floats;
+}
 
 float bias_of(const Problem& p, const KeyLimits& limits, int64_t b, int64_t h, int64_t i, int64_t j) {
   const KeyRange range = limits.row(i);
@@ -31,24 +35,37 @@ float bias_of(const Problem& p, const KeyLimits& limits, int64_t b, int64_t h, i
   return bias;
 }
 
-void run_row(const Problem& p, const KeyLimits& limits, int64_t b, int64_t h, int64_t i) {
-  const int64_t keys = p.total_sequence_length();
-  const int64_t kv_head = h / p.group_size();
-  std::vector<float> scores(static_cast<size_t>(keys));
-  const char* q = cpu::row(p.q, p.dtype, b, h, i);
+// Keys and values of one KV head, (key, column).
+struct KvHead {
+  std::vector<std::vector<float>> k, v;
+};
+
+KvHead read_kv_head(const Problem& p, int64_t b, int64_t kv_head) {
+  KvHead head;
+  for (int64_t j = 0; j < p.total_sequence_length(); ++j) {
+    const int64_t past = p.past_sequence_length;
+    head.k.push_back(values(p.dtype, cpu::cached_row(p.past_key, p.k, past, p.dtype, b, kv_head, j), p.head_size));
+    head.v.push_back(values(p.dtype, cpu::cached_row(p.past_value, p.v, past, p.dtype, b, kv_head, j), p.v_head_size));
+  }
+  return head;
+}
+
+float score_of(const Problem& p, const std::vector<float>& q, const std::vector<float>& k) {
+  float score = 0;
+  for (size_t d = 0; d < q.size(); ++d) score += q[d] * k[d];
+  score *= static_cast<float>(p.scale);
+  const auto cap = static_cast<float>(p.softcap);
+  return cap > 0 ? cap * std::tanh(score / cap) : score;
+}
+
+void run_row(const Problem& p, const KvHead& head, const KeyLimits& limits, int64_t b, int64_t h, int64_t i) {
+  const auto keys = static_cast<size_t>(p.total_sequence_length());
+  const std::vector<float> q = values(p.dtype, cpu::row(p.q, p.dtype, b, h, i), p.head_size);
+  std::vector<float> scores(keys);
   float m = kNever;
-  for (int64_t j = 0; j < keys; ++j) {
-    const char* k = cpu::cached_row(p.past_key, p.k, p.past_sequence_length, p.dtype, b, kv_head, j);
-    float score = 0;
-    for (int64_t d = 0; d < p.head_size; ++d) score += value(p.dtype, q, d) * value(p.dtype, k, d);
-    score *= static_cast<float>(p.scale);
-    if (p.softcap > 0) {
-      const auto cap = static_cast<float>(p.softcap);
-      score = cap * std::tanh(score / cap);
-    }
-    score += bias_of(p, limits, b, h, i, j);
-    scores[static_cast<size_t>(j)] = score;
-    m = std::max(m, score);
+  for (size_t j = 0; j < keys; ++j) {
+    scores[j] = score_of(p, q, head.k[j]) + bias_of(p, limits, b, h, i, static_cast<int64_t>(j));
+    m = std::max(m, scores[j]);
   }
   const bool dead = m == kNever;
   const float sink = p.sinks != nullptr ? p.sinks[h] : kNever;
@@ -56,15 +73,12 @@ void run_row(const Problem& p, const KeyLimits& limits, int64_t b, int64_t h, in
   float sum = std::exp(sink - base);
   for (float& score : scores) sum += score = std::exp(score - base);
   std::vector<float> y(static_cast<size_t>(p.v_head_size), 0.0f);
-  for (int64_t j = 0; j < keys; ++j) {
-    const char* v = cpu::cached_row(p.past_value, p.v, p.past_sequence_length, p.dtype, b, kv_head, j);
-    for (int64_t d = 0; d < p.v_head_size; ++d) {
-      y[static_cast<size_t>(d)] += scores[static_cast<size_t>(j)] * value(p.dtype, v, d);
-    }
+  for (size_t j = 0; j < keys; ++j) {
+    for (size_t d = 0; d < y.size(); ++d) y[d] += scores[j] * head.v[j][d];
   }
   char* out = cpu::row(p.y, p.dtype, b, h, i);
-  for (int64_t d = 0; d < p.v_head_size; ++d) {
-    cpu::store(p.dtype, out, d, dead ? 0.0f : y[static_cast<size_t>(d)] / sum);
+  for (size_t d = 0; d < y.size(); ++d) {
+    cpu::store(p.dtype, out, static_cast<int64_t>(d), dead ? 0.0f : y[d] / sum);
   }
   p.lse[(b * p.q_num_heads + h) * p.q_sequence_length + i] = dead ? kNever : base + std::log(sum);
 }
@@ -74,8 +88,12 @@ void run_row(const Problem& p, const KeyLimits& limits, int64_t b, int64_t h, in
 void run_plain_attention(const Problem& p) {
   for (int64_t b = 0; b < p.batch_size; ++b) {
     const KeyLimits limits = key_limits(p, p.nonpad_kv_seqlen != nullptr ? p.nonpad_kv_seqlen[b] : 0);
-    for (int64_t h = 0; h < p.q_num_heads; ++h) {
-      for (int64_t i = 0; i < p.q_sequence_length; ++i) run_row(p, limits, b, h, i);
+    for (int64_t kv_head = 0; kv_head < p.kv_num_heads; ++kv_head) {
+      const KvHead head = read_kv_head(p, b, kv_head);
+      for (int64_t g = 0; g < p.group_size(); ++g) {
+        const int64_t h = kv_head * p.group_size() + g;
+        for (int64_t i = 0; i < p.q_sequence_length; ++i) run_row(p, head, limits, b, h, i);
+      }
     }
   }
 }
