@@ -145,19 +145,24 @@ Status check_with_rank(const Node& node, const AttributeRule& rule, bool given) 
                        ", absent with any other");
 }
 
+// An attribute's value, if it has one: of its own, or by default.
+template <typename T>
+std::optional<T> value_of(const T& attribute) {
+  return attribute;
+}
+template <typename T>
+std::optional<T> value_of(const std::optional<T>& attribute) {
+  return attribute;
+}
+
 Status read_attributes(const Node& node, Sizes* sizes) {
   Status status;
   for_each_attribute(node.attributes, [&](int index, const auto& member) {
     if (!status.ok()) return;
     const AttributeRule& rule = kAttributes[index];
-    std::optional<double> value;
-    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(member)>>) {
-      value = static_cast<double>(member);
-    } else if (member) {
-      value = static_cast<double>(*member);
-    }
+    const auto value = value_of(member);
     status = check_with_rank(node, rule, value.has_value());
-    if (status.ok() && value) status = check_attribute(rule, *value);
+    if (status.ok() && value) status = check_attribute(rule, static_cast<double>(*value));
     if (!status.ok() || !value || rule.size < 0) return;
     status = sizes->set(rule.size, static_cast<int64_t>(*value), quoted("attribute", rule.name));
   });
@@ -220,9 +225,7 @@ size_t rank_of(const Node& node, int input) {
   if (has(node, input) && desc(node, input).has_shape) return desc(node, input).dims.size();
   int rank = 0;
   for_each_attribute(node.attributes, [&](int index, const auto& member) {
-    if constexpr (!std::is_arithmetic_v<std::decay_t<decltype(member)>>) {
-      if (member && kAttributes[index].with_rank > 0) rank = kAttributes[index].with_rank;
-    }
+    if (kAttributes[index].with_rank > 0 && value_of(member)) rank = kAttributes[index].with_rank;
   });
   return static_cast<size_t>(rank);
 }
