@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
+
+from flashonnx.fusion.evaluate import Trace
+from flashonnx.fusion.facts import Facts
 from flashonnx.fusion.patterns import ancestors
 
 
@@ -92,18 +95,20 @@ def _band_from(allowed: Sequence[np.ndarray], from_end: bool) -> Band | None:
 Probe = Callable[[dict[ir.Value, np.ndarray]], "np.ndarray | None"]
 
 
-def extrapolate(band: Band, mask: ir.Value, probe: Probe, sampled: int) -> Band | None:
+def extrapolate(band: Band, mask: ir.Value, facts: Facts, probe: Probe, sampled: int) -> Band | None:
     """The band at sizes beyond the sampled ones, or None if it cannot be told.
 
     A window wider than every sampled size does not show, nor does what a stored table holds further on. So every number
     in the mask's subgraph that is larger than `sampled` is made small and the mask probed again: what then changes is
-    a window of that number. Stored tables must be one band throughout.
+    a window of that number. Tables must be one band throughout, and conditions on sizes alone must not matter.
     """
     for value in ancestors(mask):
-        constant = _constant(value)
-        if constant is None or constant.dtype.kind not in "biuf":
-            continue
-        if constant.size == 1:
+        constant = facts.constant(value)
+        if _is_condition(value, facts.traces[0]):
+            further = band if _is_indifferent(value, facts.traces[0], probe) else None
+        elif constant is None or constant.dtype.kind not in "biuf" or constant.size == 0:
+            further = band
+        elif constant.size == 1:
             further = _with_number(band, value, constant, probe, sampled)
         else:
             further = band if _regular(constant, band, sampled) else None
@@ -113,10 +118,21 @@ def extrapolate(band: Band, mask: ir.Value, probe: Probe, sampled: int) -> Band 
     return band
 
 
-def _constant(value: ir.Value) -> np.ndarray | None:
-    if value.const_value is not None:
-        return value.const_value.numpy()
-    return None
+def _is_condition(value: ir.Value, trace: Trace) -> bool:
+    """Whether the value is true or false by the sizes alone, as "more than 100 rows" is."""
+    data = trace.data(value)
+    if data is None or data.dtype != np.bool_ or data.size != 1:
+        return False
+    producers = (source.producer() for source in ancestors(value))
+    return any(node is not None and node.op_type in ("Shape", "Size") for node in producers)
+
+
+def _is_indifferent(condition: ir.Value, trace: Trace, probe: Probe) -> bool:
+    """Whether the mask would be the same if the condition came out differently."""
+    data = trace.data(condition)
+    assert data is not None
+    as_is, flipped = probe({}), probe({condition: ~data})
+    return as_is is None or flipped is None or np.array_equal(as_is, flipped)
 
 
 def _with_number(band: Band, value: ir.Value, constant: np.ndarray, probe: Probe, sampled: int) -> Band | None:
@@ -128,6 +144,8 @@ def _with_number(band: Band, value: ir.Value, constant: np.ndarray, probe: Probe
     for small in (3, 4):
         stand_in = np.full_like(constant, small * np.sign(constant))
         matrix = probe({value: stand_in})
+        if matrix is None and not _is_stored(value):
+            return band  # part of a shape
         bands.append(None if matrix is None else band_of([matrix]))
     first, second = bands
     if first is None or second is None:
@@ -136,21 +154,26 @@ def _with_number(band: Band, value: ir.Value, constant: np.ndarray, probe: Probe
         low, high, now = getattr(first, side), getattr(second, side), getattr(band, side)
         if low == high == now:
             continue
-        if high != low + 1 or now != -1:
+        bound = low - 3 + int(number)
+        if high != low + 1 or now not in (-1, bound):
             return None
-        band = replace(band, **{side: low - 3 + int(number)})
+        band = replace(band, **{side: bound})
     return band
 
 
+def _is_stored(value: ir.Value) -> bool:
+    node = value.producer()
+    return node is None or node.op_type == "Constant"
+
+
 def _regular(table: np.ndarray, band: Band, sampled: int) -> bool:
-    """Whether a stored table says at all sizes what it says at the sampled ones."""
-    if max(table.shape) <= sampled:
-        return True
-    if table.ndim >= 2 and min(table.shape[-2:]) > sampled:
-        return _is_band_table(table, band)
-    flat = table.reshape(-1, table.shape[-1]).astype(np.float64)
-    steps = np.diff(flat, axis=-1)
-    return bool(steps.size == 0 or np.all(steps == steps[0, 0]))
+    """Whether a table says at all sizes what it says at the sampled ones."""
+    table = table.squeeze().astype(np.float64)
+    long_axes = [axis for axis, length in enumerate(table.shape) if length > sampled]
+    if len(long_axes) >= 2:
+        return long_axes == [table.ndim - 2, table.ndim - 1] and _is_band_table(table, band)
+    steps = [np.diff(table, axis=axis) for axis in long_axes]
+    return all(bool(np.all(step == step.reshape(-1)[0])) for step in steps)
 
 
 def _is_band_table(table: np.ndarray, band: Band) -> bool:

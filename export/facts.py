@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
+
 from flashonnx.fusion.axes import Size
 from flashonnx.fusion.evaluate import Trace
 
@@ -43,6 +44,10 @@ class Facts:
         if dtype is None:
             raise Refusal(f"the type of {value.name} is not known")
         return dtype
+
+    def is_float(self, value: ir.Value) -> bool:
+        """Whether the type holds any activation; integers and the 8-bit floats round it away."""
+        return self.dtype(value) in _FLOATS
 
     def constant(self, value: ir.Value | None) -> np.ndarray | None:
         """The value's data if they are the same in every trace."""
@@ -87,6 +92,9 @@ class Facts:
         return len(self.traces)
 
 
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
+
 def _floats(array: np.ndarray) -> bool:
     return array.dtype.kind == "f"
 
@@ -103,3 +111,12 @@ def require_single_consumer(value: ir.Value, what: str, consumers: tuple[ir.Node
     others = [node for node in data_consumers(value) if node not in consumers]
     if others:
         raise Refusal(f"{what} are used elsewhere too", others[0])
+
+
+def require_inference(dropout: ir.Node, facts: Facts) -> None:
+    """Raises Refusal unless the Dropout passes its input through."""
+    training = dropout.inputs[2] if len(dropout.inputs) > 2 else None
+    if training is not None and facts.scalar(training) != 0:
+        raise Refusal("dropout in training mode", dropout)
+    if len(dropout.outputs) > 1 and dropout.outputs[1].uses():
+        raise Refusal("dropout whose mask is used", dropout)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
+
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.axes import Axis, View, resolve, size_of
 from flashonnx.fusion.band import UNBOUNDED, Band, band_of, extrapolate
@@ -65,6 +66,12 @@ class Meaning:
     terms: tuple[Term, ...] = ()
     band: Band = UNBOUNDED
     mean_rows: bool = False
+
+    @property
+    def rounding(self) -> float:
+        """What fp32 loses of scores to which a moderate finite number such as -10000 is added."""
+        fills = [-term.fill for term in self.terms if term.finite and term.fill > _DROWNS]
+        return max(fills, default=0.0) * float(np.finfo(np.float32).eps)
 
     def describe(self) -> str:
         words = [self.band.describe()] if self.band.bounded else []
@@ -124,7 +131,9 @@ def _read_term(sampler: _Sampler) -> Term:
     sampled = band_of(sampler.any_row(understood))
     if sampled is None:
         return whole
-    band = extrapolate(sampled, term.value, sampler.probe, sampler.smallest()) if sampler.is_dynamic() else sampled
+    if data_inputs(term.value) and not sampler.varies(understood):
+        return whole  # it depends on data in a way that no pattern has shown
+    band = sampler.beyond(sampled)
     if band is None:
         return whole
     plain = Term(term, fill, band, allowed=allowed)
@@ -180,15 +189,22 @@ class _Sampler:
         rows, keys = (size_of(axis, self.facts.count)[index] for axis in self.axes[2:])
         return rows, keys
 
-    def is_dynamic(self) -> bool:
-        """Whether there are sizes that no trace has."""
-        return any(len(set(size_of(axis, self.facts.count))) > 1 for axis in self.axes[2:])
+    def varies(self, samples: list[_Sample]) -> bool:
+        """Whether the mask is another one for other data at the same sizes."""
+        return any(
+            not np.array_equal(*np.broadcast_arrays(sample.allowed, other.allowed))
+            for sample, other in zip(samples, samples[1:])
+            if sample.index == other.index
+        )
 
-    def smallest(self) -> int:
-        """The smallest number of keys in any trace."""
-        return min(self._size(index)[1] for index in range(self.facts.count))
+    def beyond(self, band: Band) -> Band | None:
+        """The sampled band at the sizes that no trace has, if there are such."""
+        if not any(len(set(size_of(axis, self.facts.count))) > 1 for axis in self.axes[2:]):
+            return band
+        smallest = min(self._size(index)[1] for index in range(self.facts.count))
+        return extrapolate(band, self.term.value, self.facts, self._probe, smallest)
 
-    def probe(self, overrides: dict[ir.Value, np.ndarray]) -> np.ndarray | None:
+    def _probe(self, overrides: dict[ir.Value, np.ndarray]) -> np.ndarray | None:
         """The first trace's (rows, keys) with some constants replaced."""
         trace = self.facts.traces[0]
         found = [self._sample(trace, 0, feeds, overrides) for feeds in patterns(data_inputs(self.term.value), trace)]

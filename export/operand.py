@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
+
 from flashonnx.fusion.axes import View
 from flashonnx.fusion.facts import Facts
 from flashonnx.fusion.layout import undo
@@ -37,7 +38,7 @@ def _further(place: Place, facts: Facts, scalable: bool) -> Iterator[Place]:
     view = undo(place.value, place.view, facts)
     if view is not None:
         yield Place(node.inputs[0], view, place.scale)
-    elif node.op_type == "Cast" and facts.dtype(node.inputs[0]).is_floating_point():
+    elif node.op_type == "Cast" and facts.is_float(node.inputs[0]) and facts.is_float(place.value):
         yield Place(node.inputs[0], place.view, place.scale)
     elif scalable and node.domain == "" and node.op_type in ("Mul", "Div"):
         yield from _scaled(place, node, facts)

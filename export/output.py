@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
+
 from flashonnx.fusion.axes import Atom, Axis, View, resolve
 from flashonnx.fusion.contraction import Contraction, Operand, atoms_by_label, contraction_of, label_size, operand_view
-from flashonnx.fusion.facts import Facts, Refusal, data_consumers
+from flashonnx.fusion.facts import Facts, Refusal, data_consumers, require_inference
 from flashonnx.fusion.layout import redo
 from flashonnx.fusion.operand import Place
 from flashonnx.fusion.scores import Sink
@@ -78,22 +79,16 @@ def _nan_guard(value: ir.Value, consumers: list[ir.Node], facts: Facts) -> ir.No
 def _step(current: Probabilities, node: ir.Node, sink: Sink | None, facts: Facts) -> Probabilities:
     view: View | None = current.view
     if node.op_type == "Dropout":
-        _require_inference(node, facts)
+        require_inference(node, facts)
     elif node.op_type in ("Slice", "Split") and sink is not None:
         view = _without_sink(current.view, node, sink, facts)
+    elif node.op_type == "Cast" and not facts.is_float(node.outputs[0]):
+        raise Refusal("the probabilities are rounded to integers", node)
     elif node.op_type not in ("Cast", "Identity"):
         view = redo(node, current.view, facts)
     if view is None:
         raise Refusal("the probabilities go to an operator that is not understood", node)
     return replace(current, value=node.outputs[0], view=view, absorbed=(*current.absorbed, node))
-
-
-def _require_inference(node: ir.Node, facts: Facts) -> None:
-    training = node.inputs[2] if len(node.inputs) > 2 else None
-    if training is not None and facts.scalar(training) != 0:
-        raise Refusal("dropout in training mode", node)
-    if len(node.outputs) > 1 and node.outputs[1].uses():
-        raise Refusal("dropout whose mask is used", node)
 
 
 def _without_sink(view: View, node: ir.Node, sink: Sink, facts: Facts) -> View | None:

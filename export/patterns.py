@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
+
 from flashonnx.fusion.evaluate import Trace
 
 Feeds = Mapping[str, np.ndarray]
@@ -36,7 +37,7 @@ def data_inputs(value: ir.Value) -> list[ir.Value]:
 def patterns(inputs: list[ir.Value], trace: Trace) -> Iterator[Feeds]:
     """Data for integer and bool inputs: every position on, none, padding right and left, and at random.
 
-    The last two entries of a batch stay mixed, so that a row which is masked altogether is among them. Without inputs
+    What an input is compared with in the graph, such as a padding token, is among its random numbers. The last two entries of a batch stay mixed, so that a row which is masked altogether is among them. Without inputs
     there is one pattern, the empty one. Other inputs get no data, so what depends on them counts as unknown.
     """
     if not inputs:
@@ -55,8 +56,46 @@ def _draw(value: ir.Value, pattern: str, trace: Trace, generator: np.random.Gene
     known = trace.types.get(value)
     if known is None or known.dtype not in (ir.DataType.BOOL, ir.DataType.INT64, ir.DataType.INT32):
         return None
+    if pattern == "random" and (numbers := _compared_with(value, trace)):
+        return generator.choice([0, 1, *numbers], known.shape).astype(known.dtype.numpy())
     array = _fill(pattern, known.shape, generator)
     return array.astype(known.dtype.numpy())
+
+
+_MOVES = frozenset(
+    [
+        "Cast",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherND",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    ]
+)
+_COMPARISONS = frozenset(["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
+
+
+def _compared_with(value: ir.Value, trace: Trace) -> list[int]:
+    """The numbers on which it depends what comparisons say of the value, 0 and 1 aside."""
+    numbers: set[int] = set()
+    pending, seen = [value], {value}
+    while pending:
+        current = pending.pop()
+        for node in current.consumers():
+            if node.op_type in _MOVES and node.inputs[0] is current and node.outputs[0] not in seen:
+                seen.add(node.outputs[0])
+                pending.append(node.outputs[0])
+            elif node.op_type in _COMPARISONS:
+                other = trace.data(node.inputs[1] if node.inputs[0] is current else node.inputs[0])
+                if other is not None and other.size == 1 and int(other.reshape(-1)[0]) not in (0, 1):
+                    number = int(other.reshape(-1)[0])
+                    numbers |= {number - 1, number, number + 1}
+    return sorted(numbers)
 
 
 def _fill(pattern: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:

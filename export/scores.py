@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
+
 from flashonnx.fusion.axes import Atom, View
 from flashonnx.fusion.contraction import Contraction, contraction_of
-from flashonnx.fusion.facts import Facts, Refusal, data_consumers, require_single_consumer
+from flashonnx.fusion.facts import Facts, Refusal, data_consumers, require_inference, require_single_consumer
 from flashonnx.fusion.layout import broadcast_view, undo
 
 # At or below this a score, or what is added to one, excludes its key: exp underflows to 0 in every type.
@@ -184,9 +185,14 @@ def _tanh(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
 
 
 def _cast(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
-    if node.inputs[0] is None or not facts.dtype(node.inputs[0]).is_floating_point():
+    if node.inputs[0] is None or not (facts.is_float(node.inputs[0]) and facts.is_float(node.outputs[0])):
         raise Refusal("the scores are integers", node)
     yield scores.through(node, node.inputs[0], scores.view)
+
+
+def _dropout(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
+    require_inference(node, facts)
+    yield from _same(scores, node, facts)
 
 
 def _same(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
@@ -222,7 +228,7 @@ _HANDLERS: dict[str, Callable[[Scores, ir.Node, Facts], Iterator[Scores]]] = {
     "Clip": _clamp,
     "Concat": _concat,
     "Div": _div,
-    "Dropout": _same,
+    "Dropout": _dropout,
     "Identity": _same,
     "Max": _clamp,
     "Mul": _mul,

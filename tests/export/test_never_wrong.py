@@ -1,0 +1,134 @@
+"""Graphs that look like an attention which they are not quite: fused rightly or left alone, verification aside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flashonnx.fusion import fuse
+from flashonnx.fusion.report import FuseReport
+from flashonnx.fusion.run import run_model
+from tests.export.forms import attention
+from tests.export.graphs import PADDINGS, Graph
+
+
+def check(graph: Graph, *sizes: int) -> FuseReport:
+    """Fuses without verification, and compares at these numbers of rows."""
+    model = graph.model()
+    result = fuse(model, verify=False)
+    for padding in PADDINGS:
+        feeds = [graph.feeds({"batch": 3, "rows": rows}, padding, seed=rows) for rows in sizes]
+        for old, new in zip(run_model(model, feeds), run_model(result.model, feeds), strict=True):
+            known = ~np.isnan(old[0])
+            np.testing.assert_allclose(new[0][known], old[0][known], rtol=1e-4, atol=1e-4)
+    return result.report
+
+
+def distance(graph: Graph, scores: str) -> str:
+    positions = graph.positions(graph.dim(scores, 2))
+    return graph.op("Sub", graph.unsqueeze(positions, 0), graph.unsqueeze(positions, 1))
+
+
+def excluded(graph: Graph, scores: str, allowed: str, fill: float = -np.inf) -> str:
+    return graph.op("Where", allowed, scores, graph.constant(fill, np.float32))
+
+
+@pytest.mark.parametrize("target", [np.int32, np.bool_])
+def test_probabilities_rounded_to_integers(target: type) -> None:
+    def rounded(graph: Graph, value: str) -> str:
+        return graph.cast(graph.cast(value, target), np.float32)
+
+    report = check(attention(on_probabilities=rounded), 5)
+    assert not report.fused
+    assert "Cast" in report.sites[0].reason
+
+
+@pytest.mark.parametrize("place", ["scores", "probabilities"])
+def test_dropout_in_training(place: str) -> None:
+    def dropped(graph: Graph, value: str) -> str:
+        ratio, training = graph.constant(0.5, np.float32), graph.constant(True, np.bool_)
+        return graph.op("Dropout", value, ratio, training, seed=1)
+
+    graph = attention(**{f"on_{place}": dropped})  # type: ignore[arg-type]
+    report = fuse(graph.model(), verify=False).report
+    assert not report.fused
+    assert "training" in report.sites[0].reason
+
+
+@pytest.mark.parametrize("compare", ["Equal", "Greater", "Less"])
+@pytest.mark.parametrize("token", [7, 500])
+def test_mask_from_tokens(compare: str, token: int) -> None:
+    """Ones and zeros for the tokens would not show what such a mask does."""
+
+    def masked(graph: Graph, scores: str) -> str:
+        tokens = graph.input("tokens", np.int64, ("batch", "rows"), integers=(token - 1, token, token + 1))
+        test = graph.op(compare, tokens, graph.constant(token, np.int64))
+        return excluded(graph, scores, graph.unsqueeze(graph.op("Not", test), 1, 2))
+
+    assert check(attention(on_scores=masked), 6, 40).sites[0].mask != "none"
+
+
+def test_mask_from_tokens_by_arithmetic() -> None:
+    """Where no comparison tells which tokens matter, a mask that seems not to depend on them is kept."""
+
+    def masked(graph: Graph, scores: str) -> str:
+        tokens = graph.input("tokens", np.int64, ("batch", "rows"), integers=(6, 7, 8))
+        allowed = graph.cast(graph.op("Sub", tokens, graph.constant(7, np.int64)), np.bool_)
+        return excluded(graph, scores, graph.unsqueeze(allowed, 1, 2))
+
+    assert check(attention(on_scores=masked), 6, 40).sites[0].mask != "none"
+
+
+@pytest.mark.parametrize("odd", [True, False])
+def test_causal_at_every_second_size(odd: bool) -> None:
+    def masked(graph: Graph, scores: str) -> str:
+        rest = graph.op("Mod", graph.dim(scores, 2), graph.constant(2, np.int64))
+        free = graph.op("Equal", rest, graph.constant(0 if odd else 1, np.int64))
+        causal = graph.op("LessOrEqual", distance(graph, scores), graph.constant(0, np.int64))
+        return excluded(graph, scores, graph.op("Or", causal, free))
+
+    check(attention(on_scores=masked), 6, 7, 40, 41)
+
+
+@pytest.mark.parametrize("limit", [4, 10, 60])
+def test_causal_from_some_size_on(limit: int) -> None:
+    def masked(graph: Graph, scores: str) -> str:
+        short = graph.op("Less", graph.dim(scores, 2), graph.constant(limit, np.int64))
+        causal = graph.op("LessOrEqual", distance(graph, scores), graph.constant(0, np.int64))
+        return excluded(graph, scores, graph.op("Or", causal, short))
+
+    check(attention(on_scores=masked), limit - 1, limit, limit + 1)
+
+
+@pytest.mark.parametrize("constant_nodes", [False, True])
+@pytest.mark.parametrize("computed", [False, True])
+def test_window_wider_than_the_sizes_tried(constant_nodes: bool, computed: bool) -> None:
+    def masked(graph: Graph, scores: str) -> str:
+        graph.constant_nodes = constant_nodes
+        limit = graph.constant(-64, np.int64)
+        if computed:
+            limit = graph.op("Mul", graph.constant(8, np.int64), graph.constant(-8, np.int64))
+        return excluded(graph, scores, graph.op("Greater", distance(graph, scores), limit))
+
+    report = check(attention(on_scores=masked), 20, 64, 65, 150)
+    assert report.sites[0].mask == "window (63, -1)"
+
+
+def test_column_table() -> None:
+    """One number for each row, stored: what it holds further down has to be looked at too."""
+
+    def masked(graph: Graph, scores: str) -> str:
+        table = graph.constant(np.where(np.arange(200) < 60, 0, -np.inf).reshape(1, 1, -1, 1), np.float32)
+        end = graph.op("Unsqueeze", graph.dim(scores, 2), graph.ints(0))
+        keys = graph.transpose(graph.op("Slice", table, graph.ints(0), end, graph.ints(2)), 0, 1, 3, 2)
+        return graph.op("Add", scores, keys)
+
+    check(attention(on_scores=masked), 20, 59, 61, 150)
+
+
+def test_divided_by_a_tensor_of_higher_rank() -> None:
+    def divided(graph: Graph, scores: str) -> str:
+        five = graph.op("Div", scores, graph.constant(np.full((1, 1, 1, 1, 1), 2.0), np.float32))
+        return graph.op("Squeeze", five, graph.ints(0))
+
+    check(attention(on_scores=divided), 6)
