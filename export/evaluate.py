@@ -347,12 +347,17 @@ def _broadcast(node: ir.Node, shapes: list[Shape]) -> Shape:
 
 
 def _multi_head_attention_types(node: ir.Node, types: list[Type | None]) -> list[Type | None]:
-    """com.microsoft MultiHeadAttention with separate 3D query, key and value; without caches."""
-    query, value = types[0], types[2] if len(types) > 2 else None
-    if query is None or value is None or len(query.shape) != 3 or len(node.outputs) > 1:
+    """com.microsoft MultiHeadAttention with separate 3D query, key and value."""
+    query, key, value = (*types, None, None)[:3]
+    if query is None or key is None or value is None or not len(query.shape) == len(value.shape) == 3:
         return [None] * len(node.outputs)
-    hidden = value.shape[2] if len(value.shape) == 3 else value.shape[1] * value.shape[3]
-    return [Type(query.dtype, (*query.shape[:2], hidden))]
+    heads = node.attributes.get_int("num_heads", 1)
+    past = types[6].shape[2] if len(types) > 6 and types[6] is not None else 0
+    presents = [
+        Type(query.dtype, (query.shape[0], heads, past + tensor.shape[1], tensor.shape[-1] // heads))
+        for tensor in (key, value)
+    ]
+    return [Type(query.dtype, (*query.shape[:2], value.shape[2])), *presents, None][: len(node.outputs)]
 
 
 def _group_query_attention_types(node: ir.Node, types: list[Type | None]) -> list[Type | None]:

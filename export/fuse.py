@@ -144,7 +144,7 @@ class _Pass:
             site.mask = meaning.describe()
             lowered = lower(attention, meaning, self.emitter)
             if self.verifier is not None:
-                site.max_abs_diff = self.verifier.verify(attention, lowered)
+                site.max_abs_diff = self.verifier.verify(attention, meaning, lowered)
         except Refusal as refusal:
             site.reason = str(refusal)
             return site

@@ -17,6 +17,7 @@ from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.evaluate import Trace
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.lower import Lowered
+from flashonnx.fusion.mask import Meaning
 from flashonnx.fusion.patterns import patterns
 from flashonnx.fusion.portable import Form, portable_function
 from flashonnx.fusion.run import run_model, run_reference
@@ -45,7 +46,7 @@ class Verifier:
         inputs = list(graph.inputs)
         self.fed = [trace.with_feeds(feeds) for trace in facts.traces[:_TRACES] for feeds in patterns(inputs, trace)]
 
-    def verify(self, attention: Attention, lowered: Lowered) -> float:
+    def verify(self, attention: Attention, meaning: Meaning, lowered: Lowered) -> float:
         """The largest absolute difference. Raises Refusal if that is too much, or if either version does not run."""
         old_values, new_values = zip(*lowered.replaced, strict=True)
         old_cut, new_cut = (self._cut(attention, lowered, values) for values in (old_values, new_values))
@@ -61,7 +62,7 @@ class Verifier:
             for old_arrays, new_arrays in zip(old, new, strict=True):
                 for value, before, after in zip(old_values, old_arrays, new_arrays, strict=True):
                     tolerance = TOLERANCE.get(self.facts.dtype(value), TOLERANCE[ir.DataType.FLOAT])
-                    worst = max(worst, difference(before, after, tolerance))
+                    worst = max(worst, difference(before, after, tolerance + 4 * meaning.rounding))
         except RuntimeError as error:
             raise Refusal(f"verification could not run: {error}") from error
         return worst

@@ -1,0 +1,143 @@
+"""Nodes that are an attention by themselves are lowered like any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.export.forms import (
+    HEADS,
+    SIZE,
+    WIDTH,
+    Fused,
+    assert_fused,
+    complete,
+    fuse,
+    join_heads,
+    repeat_heads,
+    split_heads,
+)
+from tests.export.graphs import Graph
+
+CONTRIB = "com.microsoft"
+
+
+def inputs(graph: Graph, kv_heads: int = HEADS, keys: str = "rows") -> list[str]:
+    q = graph.input("q", np.float32, ("batch", "rows", WIDTH))
+    return [q, *(graph.input(name, np.float32, ("batch", keys, kv_heads * SIZE)) for name in "kv")]
+
+
+def cache(graph: Graph, heads: int = HEADS) -> list[str]:
+    return [graph.input(name, np.float32, ("batch", heads, "past", SIZE)) for name in ("past_key", "past_value")]
+
+
+CACHE_SIZES = ({"batch": 2, "rows": 6, "past": 4}, {"batch": 1, "rows": 1, "past": 30})
+
+
+@pytest.mark.parametrize("opset", [23, 24])
+def test_attention_of_rank_4_between_transposes(opset):
+    graph = Graph(opset)
+    q, k, v = (split_heads(graph, value) for value in inputs(graph))
+    graph.outputs.append(join_heads(graph, graph.op("Attention", q, k, v, is_causal=1)))
+    fused = assert_fused(graph)
+    assert fused.op_types == ["FlashAttention"]
+    assert fused.attributes["is_causal"] == 1
+    assert fused.attributes["q_num_heads"] == HEADS
+
+
+def test_attention_of_rank_3():
+    graph = Graph(23)
+    q, k, v = inputs(graph, kv_heads=2)
+    graph.outputs.append(graph.op("Attention", q, k, v, q_num_heads=HEADS, kv_num_heads=2, scale=0.3, softcap=5.0))
+    fused = assert_fused(graph)
+    assert fused.attributes["kv_num_heads"] == 2
+    assert fused.attributes["softcap"] == pytest.approx(5.0)
+
+
+def test_attention_with_repeated_heads_gets_them_grouped():
+    graph = Graph(23)
+    q, k, v = inputs(graph, kv_heads=2)
+    key, value = (repeat_heads(graph, split_heads(graph, each, 2), 2) for each in (k, v))
+    graph.outputs.append(join_heads(graph, graph.op("Attention", split_heads(graph, q), key, value)))
+    fused = assert_fused(graph)
+    assert fused.op_types == ["FlashAttention"]
+    assert fused.attributes["kv_num_heads"] == 2
+
+
+def test_attention_with_a_mask_by_value():
+    graph = Graph(23)
+    q, k, v = (split_heads(graph, value) for value in inputs(graph))
+    mask = graph.cast(graph.input("mask", np.int64, ("batch", "rows"), integers=(0, 1), is_padding=True), np.bool_)
+    mask = graph.expand(graph.unsqueeze(mask, 1, 2), (mask, 0), 1, (mask, 1), (mask, 1))
+    graph.outputs.append(join_heads(graph, graph.op("Attention", q, k, v, mask)))
+    fused = assert_fused_by_definition(graph)
+    assert fused.site.mask == "padding"
+    assert "Expand" not in fused.op_types
+
+
+def assert_fused_by_definition(graph: Graph) -> Fused:
+    """For masks that ONNX Runtime's own Attention is not a judge of: fused and verified by ONNX's reference."""
+    fused = fuse(complete(graph))
+    assert fused.site.fused, fused.site.reason
+    assert fused.site.max_abs_diff < 1e-5
+    return fused
+
+
+def test_attention_with_a_cache():
+    graph = Graph(23)
+    q, k, v = (split_heads(graph, value) for value in inputs(graph))
+    past_key, past_value = cache(graph)
+    y, key, value = graph.ops(3, "Attention", q, k, v, "", past_key, past_value, is_causal=1)
+    graph.outputs += [join_heads(graph, y), key, value]
+    fused = assert_fused(graph, CACHE_SIZES)
+    assert len(fused.node.output) == 3
+
+
+def test_attention_whose_scores_are_wanted_is_left_alone():
+    graph = Graph(23)
+    q, k, v = (split_heads(graph, value) for value in inputs(graph))
+    y, _, _, scores = graph.ops(4, "Attention", q, k, v)
+    graph.outputs += [y, scores]
+    fused = fuse(complete(graph))
+    assert not fused.site.fused
+    assert "qk_matmul_output" in fused.site.reason
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+def test_multi_head_attention(causal):
+    graph = Graph()
+    q, k, v = inputs(graph)
+    graph.outputs.append(
+        graph.op("MultiHeadAttention", q, k, v, domain=CONTRIB, num_heads=HEADS, unidirectional=causal)
+    )
+    fused = assert_fused(graph)
+    assert fused.attributes.get("is_causal", 0) == causal
+
+
+def test_multi_head_attention_with_masks():
+    graph = Graph()
+    q, k, v = inputs(graph)
+    padding = graph.input("padding", np.int32, ("batch", "rows"), integers=(0, 1), is_padding=True)
+    bias = graph.input("bias", np.float32, (1, HEADS, "rows", "rows"))
+    graph.outputs.append(graph.op("MultiHeadAttention", q, k, v, "", padding, bias, domain=CONTRIB, num_heads=HEADS))
+    # -10000, which excludes a key here, leaves an entry of padding only with scores of three digits.
+    assert assert_fused(graph, tolerance=5e-3).site.mask == "padding + bias"
+
+
+def test_multi_head_attention_with_a_cache():
+    graph = Graph()
+    q, k, v = inputs(graph)
+    y, key, value = graph.ops(
+        3, "MultiHeadAttention", q, k, v, "", "", "", *cache(graph), domain=CONTRIB, num_heads=HEADS
+    )
+    graph.outputs += [y, key, value]
+    assert assert_fused(graph, CACHE_SIZES).node.input[4]
+
+
+def test_packed_multi_head_attention_is_left_alone():
+    graph = Graph()
+    packed = graph.input("qkv", np.float32, ("batch", "rows", HEADS, 3, SIZE))
+    graph.outputs.append(graph.op("MultiHeadAttention", packed, domain=CONTRIB, num_heads=HEADS))
+    fused = fuse(complete(graph))
+    assert not fused.site.fused
+    assert "not separate inputs" in fused.site.reason
