@@ -121,8 +121,11 @@ def _scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """PyTorch's causal mask lets query i see keys 0..i, as FlashAttention's does without a past."""
-    if dropout_p > 0 or len(query.shape) not in (3, 4):
+    """PyTorch's causal mask lets query i see keys 0..i, as FlashAttention's does without a past.
+
+    Dropout is left out, as torch.onnx.export leaves it: what it writes does nothing outside of training.
+    """
+    if len(query.shape) not in (3, 4):
         return aten_scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if len(query.shape) == 4:
         return _flash_attention(query, key, value, attn_mask, is_causal, scale)
