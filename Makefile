@@ -80,7 +80,7 @@ sanitize: build
 	@cmake --build $(SANITIZED)
 	@ctest --test-dir $(SANITIZED) --output-on-failure
 	@echo "== ONNX Runtime on the sanitized library"
-	@tests/sanitized_python.sh $(SANITIZED)/op/libflashonnx.so -m pytest tests/op/ort
+	@tests/sanitized_python.sh $(SANITIZED)/op/libflashonnx.so -m pytest --capture=no tests/op/ort
 
 clean:
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
