@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -44,12 +45,12 @@ Status read_desc(const flashonnx_tensor& tensor, const std::string& name, Tensor
 template <typename Member>
 Status set_attribute(const char* name, double value, Member& member) {
   if constexpr (std::is_same_v<Member, int64_t> || std::is_same_v<Member, std::optional<int64_t>>) {
-    constexpr double kLargest = 9007199254740992.0;  // 2^53: integers up to it are exact
-    if (!(std::abs(value) <= kLargest) || value != std::floor(value)) {
+    constexpr double kBeyond = 9223372036854775808.0;  // 2^63, which is also what the largest int64 is as a double
+    if (!(std::abs(value) <= kBeyond) || value != std::floor(value)) {
       return Status::error(std::string("attribute '") + name + "' is " + std::to_string(value) +
-                           "; allowed: an integer");
+                           "; allowed: an integer of 64 bits");
     }
-    member = static_cast<int64_t>(value);
+    member = value < kBeyond ? static_cast<int64_t>(value) : std::numeric_limits<int64_t>::max();
   } else {
     member = value;
   }

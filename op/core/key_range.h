@@ -31,8 +31,9 @@ struct KeyLimits {
   FLASHONNX_HOST_DEVICE KeyRange row(int64_t i) const {
     const int64_t position = i + offset;
     KeyRange range{0, keys};
-    if (left >= 0 && position - left > 0) range.begin = position - left;
-    if (right >= 0 && position + right + 1 < keys) range.end = position + right + 1;
+    // Compared so that no window is too wide to add: the largest int64 is a usual way to write "all".
+    if (left >= 0 && left < position) range.begin = position - left;
+    if (right >= 0 && right < keys - 1 - position) range.end = position + right + 1;
     return range;
   }
 

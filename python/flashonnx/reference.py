@@ -102,9 +102,9 @@ def _bias(
     if a["is_causal"]:
         allowed &= keys <= position
     if a["left_window_size"] >= 0:
-        allowed &= keys >= position - a["left_window_size"]
+        allowed &= position - keys <= a["left_window_size"]
     if a["right_window_size"] >= 0:
-        allowed &= keys <= position + a["right_window_size"]
+        allowed &= keys - position <= a["right_window_size"]
     if nonpad is not None:
         allowed &= keys < nonpad.reshape(-1, 1, 1, 1)
     bias = np.zeros(shape)

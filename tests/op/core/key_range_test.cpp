@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <tuple>
 
 namespace flashonnx {
@@ -78,6 +79,11 @@ INSTANTIATE_TEST_SUITE_P(Grid, KeyRanges,
 INSTANTIATE_TEST_SUITE_P(Past, KeyRanges,
                          testing::Combine(testing::Bool(), testing::Values(-1, 0, 2), testing::Values(-1, 0, 3),
                                           testing::Values(4), testing::Values(-1)));
+constexpr int64_t kWidest = std::numeric_limits<int64_t>::max();
+INSTANTIATE_TEST_SUITE_P(WindowsOfAnyWidth, KeyRanges,
+                         testing::Combine(testing::Bool(), testing::Values(-1, 2, kWidest),
+                                          testing::Values(-1, 3, kWidest - 8, kWidest), testing::Values(0),
+                                          testing::Values(-1, 0, 3, 9)));
 
 }  // namespace
 }  // namespace flashonnx
