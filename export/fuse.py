@@ -156,8 +156,9 @@ class _Pass:
 
     def _replace(self, lowered: Lowered) -> None:
         for old, new in lowered.replaced:
+            # The value keeps its name, so that a user, and `flashonnx validate --sites`, finds it in the fused file.
+            old.name, new.name = f"{old.name}_unfused", old.name
             if old.is_graph_output():
-                old.name, new.name = f"{old.name}_unfused", old.name
                 new.shape, new.type = old.shape, old.type
             old.replace_all_uses_with(new, replace_graph_outputs=True)
         self.forms[lowered.node] = lowered.form
