@@ -106,7 +106,7 @@ Answer output_shape(const flashonnx_node& from, int32_t index, int64_t* dims, in
   if (status.ok()) status = check_node(node, &sizes);
   if (!status.ok()) return invalid(status);
   const TensorDesc output = infer_output(node, sizes, index);
-  *rank = static_cast<int32_t>(output.dims.size());
+  *rank = output.has_shape ? static_cast<int32_t>(output.dims.size()) : -1;
   for (size_t i = 0; i < output.dims.size(); ++i) dims[i] = output.dims[i];
   return {};
 }

@@ -18,10 +18,11 @@ inline Vec exp_nonpositive(Vec x) {
   const Vec shifted = fma(x, broadcast(kLog2E), shift);
   const Vec n = shifted - shift;
   const Vec r = fnma(n, broadcast(kLn2Low), fnma(n, broadcast(kLn2High), x));
-  Vec p = broadcast(0.00831251964f);
-  p = fma(p, r, broadcast(0.0418901555f));
-  p = fma(p, r, broadcast(0.166671142f));
-  p = fma(p, r, broadcast(0.499992311f));
+  Vec p = broadcast(0.00138145988f);
+  p = fma(p, r, broadcast(0.00836871658f));
+  p = fma(p, r, broadcast(0.0416683890f));
+  p = fma(p, r, broadcast(0.166665211f));
+  p = fma(p, r, broadcast(0.499999940f));
   p = fma(p, r, broadcast(1.0f));
   p = fma(p, r, broadcast(1.0f));
   return zero_where(less(x, broadcast(kSmallest)), times_pow2(p, shifted));
