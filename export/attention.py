@@ -182,31 +182,36 @@ def split_lead(
 ) -> tuple[Axis, Axis]:
     """Which of the shared axes are batch and which are heads.
 
-    Heads are those that lie between a row and its features somewhere on the way, as in (batch, row, head·feature).
-    Where nothing tells, a rank-4 product has (batch, head) and any other only batch.
+    Heads share an axis with their features somewhere on the way, as in (batch, row, head·feature), or else lie between
+    row and feature and are of fixed number. Where nothing tells, a rank-4 product has (batch, head) and any other only
+    batch.
     """
-    for places, feature in ((q_places, features[0]), (y_places, features[1])):
-        for place in places:
-            heads = _heads_within_rows(place.view, set(resolve(rows)), set(resolve(feature)), lead)
-            if heads:
-                lead = resolve(lead)
-                return tuple(atom for atom in lead if atom not in heads), tuple(atom for atom in lead if atom in heads)
+    ways = [(place.view, resolve(feature)) for places, feature in zip((q_places, y_places), features, strict=True) for place in places]
+    heads: set[Atom] = set()
+    for find in (_heads_beside, _heads_between):
+        for view, feature in ways:
+            heads = heads or find(view, resolve(rows), feature) & set(resolve(lead))
     lead = resolve(lead)
-    inner = q_places[0].view
-    if inner.rank >= 4:
-        head_axis = set(inner.axes[-3])
-        return tuple(a for a in lead if a not in head_axis), tuple(a for a in lead if a in head_axis)
-    return lead, ()
+    if not heads and q_places[0].view.rank >= 4:
+        heads = set(q_places[0].view.axes[-3])
+    return tuple(atom for atom in lead if atom not in heads), tuple(atom for atom in lead if atom in heads)
 
 
-def _heads_within_rows(view: View, rows: set[Atom], feature: set[Atom], lead: Axis) -> set[Atom]:
+def _heads_beside(view: View, rows: Axis, feature: Axis) -> set[Atom]:
+    """What stands before the feature in its own axis."""
+    for axis in view.axes:
+        if feature and axis[-len(feature) :] == feature and not set(axis) & set(rows):
+            return {atom for atom in axis[: -len(feature)] if atom.fixed is None}
+    return set()
+
+
+def _heads_between(view: View, rows: Axis, feature: Axis) -> set[Atom]:
     order = [atom for atom in view.atoms() if atom.fixed is None]
-    positions = [index for index, atom in enumerate(order) if atom in rows]
+    starts = [index for index, atom in enumerate(order) if atom in rows]
     ends = [index for index, atom in enumerate(order) if atom in feature]
-    if not positions or not ends or max(positions) > min(ends):
+    if not starts or not ends or max(starts) > min(ends):
         return set()
-    between = set(order[max(positions) + 1 : min(ends)])
-    return between & set(resolve(lead))
+    return {atom for atom in order[max(starts) + 1 : min(ends)] if atom.is_constant()}
 
 
 def is_fixed(axis: Axis, facts: Facts) -> bool:

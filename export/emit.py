@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
 from flashonnx.fusion.axes import Axis, View, resolve, size_of
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.operand import Place
@@ -55,11 +56,11 @@ class Emitter:
         """One dimension, as a tensor of one element."""
         return self.op("Slice", self.op("Shape", value), self.ints(axis), self.ints(axis + 1), self.ints(0))
 
-    def reduce_mean(self, value: ir.Value, axis: int) -> ir.Value:
-        """ReduceMean with the axis kept; opset 18 made the axes an input."""
+    def reduce(self, op_type: str, value: ir.Value, axis: int) -> ir.Value:
+        """ReduceMean or ReduceMax with the axis kept; opset 18 made the axes an input."""
         if self.graph.opset_imports.get("", 1) < 18:
-            return self.op("ReduceMean", value, axes=[axis], keepdims=1)
-        return self.op("ReduceMean", value, self.ints(axis), keepdims=1)
+            return self.op(op_type, value, axes=[axis], keepdims=1)
+        return self.op(op_type, value, self.ints(axis), keepdims=1)
 
     def node(
         self,
@@ -110,16 +111,14 @@ class Emitter:
         dims = [_dim(index, axis, axes, self.facts.count) for index, axis in enumerate(target)]
         if dims.count(None) <= 1:
             return self.ints(*(-1 if dim is None else dim for dim in dims))
-        parts = [
-            self._dim_of(value, axes, axis) if dim is None or dim == 0 else self.ints(dim)
-            for dim, axis in zip(dims, target)
-        ]
+        parts = [self._dim_value(value, axes, dim, axis) for dim, axis in zip(dims, target, strict=True)]
         return self.op("Concat", *parts, axis=0)
 
-    def _dim_of(self, value: ir.Value, axes: Sequence[Axis], axis: Axis) -> ir.Value:
-        if axis not in axes:
-            raise Refusal("a layout mixes several dynamic sizes")
-        return self.dim(value, list(axes).index(axis))
+    def _dim_value(self, value: ir.Value, axes: Sequence[Axis], dim: int | None, axis: Axis) -> ir.Value:
+        """A dimension that is fixed, or one of the value's own, or else the rest (of which there is one at most)."""
+        if dim:
+            return self.ints(dim)
+        return self.dim(value, list(axes).index(axis)) if axis in axes else self.ints(-1)
 
 
 def _dim(index: int, axis: Axis, axes: Sequence[Axis], traces: int) -> int | None:
@@ -174,7 +173,7 @@ def layout_cost(view: View, target: Sequence[Axis]) -> int | None:
 def _can_reshape(axes: Sequence[Axis], target: Sequence[Axis], traces: int) -> bool:
     """Whether the shape can be written down: at most one dimension that is neither fixed nor one of the old ones."""
     dims = [_dim(index, axis, axes, traces) for index, axis in enumerate(target)]
-    return dims.count(None) <= 1 or all(axis in axes for dim, axis in zip(dims, target, strict=True) if dim is None)
+    return sum(axis not in axes for dim, axis in zip(dims, target, strict=True) if dim is None) <= 1
 
 
 def _blocks(axes: Sequence[Axis], target: Sequence[Axis]) -> list[Axis]:

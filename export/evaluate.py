@@ -225,6 +225,8 @@ class Trace:
                 self.types[output] = self.types[inner]
 
     def _infer(self, node: ir.Node) -> list[Type | None]:
+        if node.op_type in ("Gather", "GatherElements", "GatherND"):
+            self._check_indices(node)
         types = [None if value is None else self.types.get(value) for value in node.inputs]
         if node.domain in ("", "com.microsoft") and len(node.outputs) == 1:
             quick = _quick_type(node, types)
@@ -240,6 +242,19 @@ class Trace:
             return [None] * len(node.outputs)
         data = [self._shape_data(value, type_) for value, type_ in zip(node.inputs, types)]
         return self.operators.infer(node, types, data)
+
+    def _check_indices(self, node: ir.Node) -> None:
+        """Indices that follow from sizes must be within what they index; else two sizes do not belong together."""
+        shape, indices = self.shape(node.inputs[0]), self.data(node.inputs[1])  # type: ignore[arg-type]
+        if shape is None or indices is None or not indices.size:
+            return
+        if node.op_type == "GatherND":
+            first = node.attributes.get_int("batch_dims", 0)
+            limits = np.asarray(shape[first : first + indices.shape[-1]])
+        else:
+            limits = np.asarray(shape[node.attributes.get_int("axis", 0)])
+        if np.any(indices >= limits) or np.any(indices < -limits):
+            raise SizeError(f"{node.op_type}: an index is out of range")
 
     def _shape_data(self, value: ir.Value | None, type_: Type | None) -> np.ndarray | None:
         if value is None or type_ is None or len(type_.shape) > 1 or math.prod(type_.shape) > MAX_SHAPE_DATA:

@@ -73,14 +73,15 @@ def _symbols(graph: ir.Graph) -> dict[str, bool]:
 
 
 def _links(graph: ir.Graph) -> Iterator[dict[str, str]]:
-    """Ways in which differently named dimensions may hang together: not at all, equal, or one the sum of two."""
+    """Ways in which differently named dimensions may hang together: not at all, one the sum of two, or equal."""
     yield {}
-    names = list(_symbols(graph))
-    for name, other in itertools.permutations(names, 2):
-        yield {name: other}
+    symbols = _symbols(graph)
+    names = [name for name, is_first in symbols.items() if not is_first]
     for name in names:
         for first, second in itertools.combinations([other for other in names if other != name], 2):
             yield {name: f"{first}+{second}"}
+    for name, other in itertools.permutations(symbols, 2):
+        yield {name: other}
 
 
 def _assign(symbols: dict[str, bool], index: int, stretch: int, links: dict[str, str]) -> dict[str, int]:
