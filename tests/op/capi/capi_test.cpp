@@ -206,7 +206,7 @@ TEST(CApi, OutputShapesFollowQ) {
   EXPECT_EQ(std::vector<int64_t>(dims, dims + rank), (std::vector<int64_t>{1, 2, 5}));
   call.q.c.rank = call.k.c.rank = call.v.c.rank = -1;
   EXPECT_EQ(flashonnx_output_shape(&node, Output::kY, dims, &rank, call.text, sizeof call.text), FLASHONNX_OK);
-  EXPECT_EQ(rank, -1);
+  EXPECT_EQ(std::vector<int64_t>(dims, dims + rank), (std::vector<int64_t>{-1, -1, -1, -1}));  // no q_num_heads: rank 4
   call.q.c.rank = call.k.c.rank = call.v.c.rank = 4;
   EXPECT_EQ(flashonnx_output_shape(&node, 9, dims, &rank, call.text, sizeof call.text), FLASHONNX_INVALID_ARGUMENT);
 }
