@@ -6,12 +6,14 @@ A term that only allows or excludes keys is taken apart into a band (causal, win
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from flashonnx.fusion import dead_rows
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.axes import Axis, View, resolve, size_of
 from flashonnx.fusion.band import UNBOUNDED, Band, band_of, extrapolate
@@ -52,6 +54,18 @@ class Term:
     def finite(self) -> bool:
         return bool(np.isfinite(self.fill))
 
+    @property
+    def replaces(self) -> bool:
+        return self.source.replaces
+
+    def fill_for(self, dtype: np.dtype) -> float:
+        """What the op adds to exclude a key: where the file replaces the score, a number beside which it is lost."""
+        return min(self.fill, _DROWNS) if self.replaces and dtype != np.float16 else self.fill
+
+    @property
+    def varies_by_head(self) -> bool:
+        return self.allowed is not None and any(array.shape[1] > 1 for array in self.allowed)
+
     def kept_whole(self) -> Term:
         return replace(self, band=UNBOUNDED, padding=None, whole=True)
 
@@ -70,7 +84,7 @@ class Meaning:
     @property
     def rounding(self) -> float:
         """What fp32 loses of scores to which a moderate finite number such as -10000 is added."""
-        fills = [-term.fill for term in self.terms if term.finite and term.fill > _DROWNS]
+        fills = [-term.fill for term in self.terms if term.finite and term.fill > _DROWNS and not term.replaces]
         return max(fills, default=0.0) * float(np.finfo(np.float32).eps)
 
     def describe(self) -> str:
@@ -96,7 +110,11 @@ class MaskReader:
         if attention.nonpad_kv_seqlen is not None or (attention.has_past and lengths_differ):
             # The op counts its band from the past, or by the entry's length: only a band that counts so may join it.
             terms = [_agreeing(term, attention, own) for term in terms]
-        return _combine(terms, own, lengths_differ)
+        # With sinks, such a row is 0 however its keys are excluded.
+        if attention.sink is None and dead_rows.exist(terms):
+            dtype = self.facts.dtype(attention.y[0].value).numpy()
+            return _with_dead_rows(terms, own, lengths_differ, dtype)
+        return _combine(terms, own)
 
     def _term(self, term: MaskTerm, axes: tuple[Axis, ...]) -> Term:
         layout = tuple(tuple(_place(atom, axes) for atom in axis) for axis in term.view.axes)
@@ -193,7 +211,7 @@ class _Sampler:
         """Whether the mask is another one for other data at the same sizes."""
         return any(
             not np.array_equal(*np.broadcast_arrays(sample.allowed, other.allowed))
-            for sample, other in zip(samples, samples[1:])
+            for sample, other in itertools.pairwise(samples)
             if sample.index == other.index
         )
 
@@ -233,7 +251,7 @@ class _Sampler:
         return (data.reshape(batch, 1, 1, keys) != 0) ^ padding.inverted
 
     def find_padding(self, samples: list[_Sample], band: Band) -> Padding | None:
-        """A value that, with the band, explains the mask: a bool before a number, then the one that takes least to make."""
+        """A value that, with the band, explains the mask: bools first, then what takes least to make."""
         wanted = [size_of(axis, self.facts.count) for axis in (self.axes[0], self.axes[3])]
         wanted = [size for size in wanted if set(size) != {1}]
         found = []
@@ -282,34 +300,33 @@ def _extent(axis: Axis, present: Axis, index: int) -> int:
     return int(np.prod([atom.size[index] for atom in axis])) if any(atom in present for atom in axis) else 1
 
 
-def _combine(terms: list[Term], own: Band, lengths_differ: bool) -> Meaning:
-    """Bands become the op's attributes, unless that would change what a row without keys comes out as."""
-    banded = [term for term in terms if term.finite and term.band.bounded]
-    mean_rows = False
-    if banded and _row_without_keys(terms):
-        mean_rows = not own.bounded and len(banded) == 1 and can_restore(banded[0].band, lengths_differ)
-        mean_rows = mean_rows and all(
-            term.fill <= _DROWNS and term.finite and not term.whole for term in terms if term.allowed is not None
-        )
-        if not mean_rows:
-            terms = [term.kept_whole() if term in banded else term for term in terms]
+def _combine(terms: list[Term], own: Band, *, mean_rows: bool = False) -> Meaning:
+    """Bands become the op's attributes, as far as they count from the same end."""
     band = own
+    kept = list(terms)
     for position, term in enumerate(terms):
         both = band.intersect(term.band)
         if both is None:
-            terms[position] = term.kept_whole()
+            kept[position] = term.kept_whole()
         else:
             band = both
-    return Meaning(tuple(terms), band, mean_rows)
+    return Meaning(tuple(kept), band, mean_rows)
 
 
-def _row_without_keys(terms: list[Term]) -> bool:
-    """Whether in any sample a row is left without a key."""
-    known = [term.allowed for term in terms if term.allowed is not None]
-    for arrays in zip(*known):
-        joint = np.ones((1, 1, 1, 1), bool)
-        for array in arrays:
-            joint = joint & array
-        if not joint.any(axis=-1).all():
-            return True
-    return False
+def _with_dead_rows(terms: list[Term], own: Band, lengths_differ: bool, dtype: np.dtype) -> Meaning:
+    """The cheapest way under which a row without any key comes out as in the file. Raises Refusal if there is none."""
+    banded = [term for term in terms if term.finite and term.band.bounded]
+    is_mean = not own.bounded and dead_rows.are_mean(terms)
+    is_apart = len(banded) == 1 and not any(term.whole for term in terms)
+    if is_mean and is_apart and can_restore(banded[0].band, lengths_differ):
+        return _combine(terms, own, mean_rows=True)
+    whole = [term.kept_whole() if term in banded else term for term in terms]
+    if own.bounded or dead_rows.are_kept(whole, dtype):
+        return _combine(whole, own)
+    if is_mean and not any(term.varies_by_head for term in terms):
+        return _combine(
+            [term if term.padding and not term.band.bounded else term.kept_whole() for term in terms],
+            own,
+            mean_rows=True,
+        )
+    raise Refusal("a row without any allowed key would not come out as in the file")

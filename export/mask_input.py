@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.axes import size_of
 from flashonnx.fusion.emit import Emitter, layout_cost
@@ -18,9 +19,11 @@ def mask_is_bool(meaning: Meaning) -> bool:
 
 def _adds(term: Term, meaning: Meaning) -> bool:
     """Whether the term is to be added: a bias, or an exclusion whose finite number decides a row without keys."""
+    if meaning.mean_rows:
+        return False  # such rows are seen to afterwards
     if term.whole and term.source.kind == "add":
         return True
-    return (term.whole or term.padding is not None) and term.finite and not meaning.mean_rows
+    return (term.whole or term.padding is not None) and term.finite
 
 
 def emit_mask(attention: Attention, meaning: Meaning, emitter: Emitter) -> ir.Value | None:
@@ -29,12 +32,12 @@ def emit_mask(attention: Attention, meaning: Meaning, emitter: Emitter) -> ir.Va
     allowed: list[ir.Value] = []
     added: list[ir.Value] = []
     for term in meaning.terms:
-        if term.whole and term.source.kind == "add":
+        if term.whole and term.source.kind == "add" and not meaning.mean_rows:
             added.append(_bias(term, attention, dtype, emitter))
         elif term.whole or term.padding is not None:
             keep = _padding(term.padding, attention, emitter) if term.padding else _kept(term, attention, emitter)
             if _adds(term, meaning):
-                added.append(_excluding(keep, term.fill, dtype, emitter))
+                added.append(_excluding(keep, term.fill_for(dtype.numpy()), dtype, emitter))
             else:
                 allowed.append(keep)
     keep_all = _joined("And", allowed, emitter)
@@ -72,6 +75,8 @@ def _padding(padding: Padding, attention: Attention, emitter: Emitter) -> ir.Val
 
 def _kept(term: Term, attention: Attention, emitter: Emitter) -> ir.Value:
     value = _aligned(term, attention, emitter)
+    if term.source.kind == "add":
+        return emitter.op("Equal", value, emitter.scalar(0.0, emitter.facts.dtype(term.source.value)))
     return value if term.source.kind == "keep" else emitter.op("Not", value)
 
 

@@ -1,12 +1,13 @@
 """Rows without a key, where the file excludes keys by a finite number: their softmax is uniform, so they are mean(V).
 
-The op says 0 for such a row. Where causal (or windowed) and padding masks meet under left padding, both can be had: the
-op gets the masks apart, and the rows without a key get the mean of V afterwards.
+The op says 0 for such a row where its mask is bool: they get the mean of V afterwards. So causal (or windowed) and
+padding masks that meet under left padding can be given to the op apart.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
+
 from flashonnx import contract
 from flashonnx.fusion.attention import Attention, count_of
 from flashonnx.fusion.axes import resolve
@@ -26,25 +27,35 @@ def with_mean_rows(node: ir.Node, layout: Layout, attention: Attention, band: Ba
     """The op's output with mean(V) in the rows that have no key."""
     query, _, value, mask = node.inputs[: contract.INPUT_INDEX["attn_mask"] + 1]
     assert query is not None and value is not None and mask is not None
-    mean = emitter.reduce_mean(value, axis=layout.rank - 2)
+    mean = emitter.reduce("ReduceMean", value, axis=layout.rank - 2)
     if layout.kv_heads != resolve(attention.heads):
         mean = _repeat_heads(mean, layout, attention, emitter)
-    alive = _rows_with_keys(mask, band, emitter)
-    if band.from_end:
-        rows = emitter.dim(query, layout.rank - 2)
-        alive = emitter.op("Slice", alive, emitter.op("Neg", rows), emitter.ints(2**31 - 1), emitter.ints(2))
-    alive = emitter.op("Reshape", alive, emitter.ints(*((0, -1, 1) if layout.rank == 3 else (0, 1, -1, 1))))
+    if band.bounded:
+        alive = _rows_with_keys_in_band(query, mask, layout.rank, band, emitter)
+    else:
+        alive = _any_key(emitter.op("Cast", mask, to=int(ir.DataType.FLOAT)), emitter)
+        if layout.rank == 3:
+            alive = emitter.op("Reshape", alive, emitter.ints(0, -1, 1))
     return emitter.op("Where", alive, node.outputs[0], mean)
 
 
-def _rows_with_keys(mask: ir.Value, band: Band, emitter: Emitter) -> ir.Value:
-    """Whether a key within the band is not padding, for each (batch, 1, last query first to last)."""
+def _any_key(keys: ir.Value, emitter: Emitter) -> ir.Value:
+    largest = emitter.reduce("ReduceMax", keys, axis=-1)
+    return emitter.op("Greater", largest, emitter.scalar(0.5, ir.DataType.FLOAT))
+
+
+def _rows_with_keys_in_band(query: ir.Value, mask: ir.Value, rank: int, band: Band, emitter: Emitter) -> ir.Value:
+    """Whether a key within the band is not padding; the mask is padding alone, (batch, 1, 1, keys)."""
     keys = emitter.op("Cast", emitter.op("Reshape", mask, emitter.ints(0, 1, -1)), to=int(ir.DataType.FLOAT))
     if band.left < 0:
         seen = emitter.op("CumSum", keys, emitter.ints(2))
     else:
         seen = emitter.op("MaxPool", keys, kernel_shape=[band.left + 1 + band.right], pads=[band.left, band.right])
-    return emitter.op("Greater", seen, emitter.scalar(0.5, ir.DataType.FLOAT))
+    alive = emitter.op("Greater", seen, emitter.scalar(0.5, ir.DataType.FLOAT))
+    if band.from_end:
+        rows = emitter.dim(query, rank - 2)
+        alive = emitter.op("Slice", alive, emitter.op("Neg", rows), emitter.ints(2**31 - 1), emitter.ints(2))
+    return emitter.op("Reshape", alive, emitter.ints(*((0, -1, 1) if rank == 3 else (0, 1, -1, 1))))
 
 
 def _repeat_heads(mean: ir.Value, layout: Layout, attention: Attention, emitter: Emitter) -> ir.Value:

@@ -27,8 +27,8 @@ _LOWEST = -1e30
 class MaskTerm:
     """One thing that changes the scores key by key.
 
-    kind "add": value times factor is added. kind "keep" ("drop"): where the bool value is false (true), the score
-    becomes fill. `view` is the value's, in the atoms of the scores.
+    kind "add": value times factor is added. kind "keep" ("drop"): where the bool value is false (true), fill is added
+    to the score or, if `replaces`, put in its place. `view` is the value's, in the atoms of the scores.
     """
 
     kind: str
@@ -36,6 +36,7 @@ class MaskTerm:
     view: View
     factor: float = 1.0
     fill: float = 0.0
+    replaces: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _where(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
             continue
         if fill * scores.factor > EXCLUDED:
             raise Refusal(f"some scores are replaced by {fill}, which excludes no key", node)
-        term = MaskTerm(kind, condition, scores.view, fill=fill * scores.factor)
+        term = MaskTerm(kind, condition, scores.view, fill=fill * scores.factor, replaces=True)
         yield _masked(scores, node, inner, term, facts)
 
 

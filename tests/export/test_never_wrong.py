@@ -12,15 +12,16 @@ from tests.export.forms import attention
 from tests.export.graphs import PADDINGS, Graph
 
 
-def check(graph: Graph, *sizes: int) -> FuseReport:
+def check(graph: Graph, *sizes: int, dtype: type = np.float32) -> FuseReport:
     """Fuses without verification, and compares at these numbers of rows."""
-    model = graph.model()
+    model = graph.model(output_dtype=dtype)
+    tolerance = 1e-2 if dtype == np.float16 else 1e-4
     result = fuse(model, verify=False)
     for padding in PADDINGS:
         feeds = [graph.feeds({"batch": 3, "rows": rows}, padding, seed=rows) for rows in sizes]
         for old, new in zip(run_model(model, feeds), run_model(result.model, feeds), strict=True):
             known = ~np.isnan(old[0])
-            np.testing.assert_allclose(new[0][known], old[0][known], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(new[0][known], old[0][known], rtol=tolerance, atol=tolerance)
     return result.report
 
 
@@ -132,3 +133,31 @@ def test_divided_by_a_tensor_of_higher_rank() -> None:
         return graph.op("Squeeze", five, graph.ints(0))
 
     check(attention(on_scores=divided), 6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("fill", [-1e4, -6e4])
+@pytest.mark.parametrize("way", ["replaced", "added"])
+def test_rows_without_keys(dtype: type, fill: float, way: str) -> None:
+    """A replaced score is lost: such a row is the mean of V. One that -1e4 is added to is not."""
+    graph = Graph()
+    q, k, v = (graph.input(name, dtype, ("batch", 2, "rows", 4)) for name in "qkv")
+    keep = graph.unsqueeze(graph.input("keep", np.bool_, ("batch", "rows"), integers=(0, 1), is_padding=True), 1, 2)
+    scores = graph.op("MatMul", q, graph.transpose(k, 0, 1, 3, 2))
+    excluded = graph.constant(fill, dtype)
+    if way == "replaced":
+        scores = graph.op("Where", keep, scores, excluded)
+    else:
+        scores = graph.op("Add", scores, graph.op("Where", keep, graph.constant(0.0, dtype), excluded))
+    graph.outputs.append(graph.op("MatMul", graph.op("Softmax", scores, axis=-1), v))
+    assert check(graph, 6, 40, dtype=dtype).fused == 1
+
+
+@pytest.mark.parametrize("fills", [(-np.inf, -1e9), (-1e9, -np.inf), (-1e9, -1e9), (-1e4, -1e9)])
+def test_rows_without_keys_by_two_masks(fills: tuple[float, float]) -> None:
+    def masked(graph: Graph, scores: str) -> str:
+        keep = graph.input("keep", np.bool_, ("batch", "rows"), integers=(0, 1), is_padding=True)
+        causal = graph.op("LessOrEqual", distance(graph, scores), graph.constant(0, np.int64))
+        return excluded(graph, excluded(graph, scores, causal, fills[0]), graph.unsqueeze(keep, 1, 2), fills[1])
+
+    check(attention(on_scores=masked), 6, 40)
