@@ -291,3 +291,22 @@ def test_html_of_a_failure_escapes_names(tmp_path):
     assert "script" not in page.tags
     assert "bad < worse" in page.text
     assert "Validation: FAILED" in page.text
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((1, 5), 1), ((4, 3), 1), ((2, 7), 0), ((2, 5), -1)])
+def test_gather_elements_of_longer_data(tmp_path, shape, axis):
+    index = np.random.default_rng(0).integers(0, 2, shape)
+    node = helper.make_node("GatherElements", ["x", "index"], ["y"], axis=axis)
+    path = save(tmp_path / "a.onnx", [node], constants={"index": index})
+    result = flashonnx.validate(path, path, inputs=[{"x": np.random.default_rng(1).random((4, 8), np.float32)}])
+    assert result.passed
+    assert not result.notes
+
+
+def test_normalization_has_an_oracle(tmp_path):
+    constants = {"scale": np.full(8, 2.0, np.float32)}
+    node = helper.make_node("LayerNormalization", ["x", "scale"], ["y"], axis=-1)
+    path = save(tmp_path / "a.onnx", [node], constants=constants)
+    result = flashonnx.validate(path, path)
+    assert result.passed
+    assert not result.notes

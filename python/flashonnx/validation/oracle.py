@@ -25,7 +25,7 @@ MAX_MODEL_BYTES = 1 << 30
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Attributes that hold an element type, by op.
-_TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}
+_TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
 
 
 class Erf(OpRun):
@@ -36,6 +36,17 @@ class Erf(OpRun):
     def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
         values = np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size)
         return (values.reshape(x.shape).astype(x.dtype),)
+
+
+class GatherElements(OpRun):
+    """onnx 1.23's own fails on two-dimensional data that is longer than the indices."""
+
+    op_domain = ""
+
+    def _run(self, data: np.ndarray, indices: np.ndarray, axis: int = 0) -> tuple[np.ndarray]:
+        axis %= data.ndim
+        covered = tuple(slice(None if d == axis else size) for d, size in enumerate(indices.shape))
+        return (np.take_along_axis(data[covered], indices, axis),)
 
 
 class OnnxOracle:
@@ -87,7 +98,7 @@ def widen(model: ModelProto) -> ModelProto:
 def _new_ops() -> list[type[OpRun]]:
     from flashonnx.reference import FlashAttention
 
-    return [FlashAttention, Erf]
+    return [FlashAttention, Erf, GatherElements]
 
 
 def _widen_graph(graph: GraphProto) -> None:
