@@ -1,0 +1,189 @@
+// Which kernel takes a problem, and why not a faster one. Host code only: it plans for any device on any machine.
+#include <algorithm>
+#include <cstdlib>
+#include <iterator>
+#include <string>
+
+#include "op/cuda/flash_attention.h"
+#include "op/cuda/tiles.h"
+#include "op/cuda/workspace.h"
+
+namespace flashonnx::cuda {
+namespace {
+
+// Fastest first.
+constexpr Kernel kPreference[] = {Kernel::kSplit, Kernel::kSm90, Kernel::kSm80, Kernel::kNaive};
+constexpr int64_t kFewRows = 64;  // per key/value head: at most so many go to the split kernel
+constexpr int64_t kLeastSplitKeys = 256;
+
+std::string head_sizes(const Problem& problem) {
+  return "head_size " + std::to_string(problem.head_size) + ", v_head_size " + std::to_string(problem.v_head_size);
+}
+
+// What rules out every tensor-core kernel; empty: nothing does.
+std::string why_not_tiled(const Problem& problem, const Device& device) {
+  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) {
+    return "it takes float16 and bfloat16";
+  }
+  if (problem.qk_matmul_output != nullptr) return "it never holds qk_matmul_output";
+  if (problem.total_sequence_length() == 0) return "there are no keys";
+  if (problem.total_sequence_length() > 0x7FFFFFFF || problem.q_sequence_length > 0x7FFFFFFF) {
+    return "it takes up to 2^31 - 1 queries and keys";
+  }
+  if (device.compute_capability < 80) {
+    return "it needs compute capability 8.0, this device has " + std::to_string(device.compute_capability / 10) + "." +
+           std::to_string(device.compute_capability % 10);
+  }
+  return "";
+}
+
+bool copy_engine_reads(const Input& view, int64_t batches, int64_t heads, int64_t rows, int64_t columns) {
+  constexpr int64_t kMostStride = (int64_t{1} << 40) / 2;
+  const auto fits = [](int64_t size, int64_t stride) {
+    return size == 1 || (stride > 0 && stride % 8 == 0 && stride < kMostStride);
+  };
+  return reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && columns > 0 && fits(rows, view.row_stride) &&
+         fits(heads, view.head_stride) && fits(batches, view.batch_stride);
+}
+
+std::string why_not_sm90(const Problem& problem, const Device& device) {
+  if (device.compute_capability != 90) return "it needs compute capability 9.0";
+  if (sm90_head_sizes(problem) == nullptr) return head_sizes(problem) + " exceed what it is built for";
+  const int64_t keys = problem.total_sequence_length();
+  const Workspace moved = workspace(problem, Kernel::kSm90, 1);
+  const bool reads = copy_engine_reads(problem.q, problem.batch_size, problem.q_num_heads, problem.q_sequence_length,
+                                       problem.head_size) &&
+                     copy_engine_reads(moved.k, problem.batch_size, problem.kv_num_heads, keys, problem.head_size) &&
+                     copy_engine_reads(moved.v, problem.batch_size, problem.kv_num_heads, keys, problem.v_head_size);
+  return reads ? "" : "rows of Q, K or V do not all start at multiples of 16 bytes";
+}
+
+std::string why_not_split(const Problem& problem, const Device& device) {
+  const int64_t rows = problem.q_sequence_length * problem.group_size();
+  if (rows > kFewRows) {
+    return std::to_string(rows) + " query rows per key/value head, it is for " + std::to_string(kFewRows) + " or fewer";
+  }
+  const int size = split_head_size(problem);
+  if (size == 0) return head_sizes(problem) + " exceed what it is built for";
+  const int64_t shared = split_shared_bytes(size);
+  if (shared > device.shared_memory_bytes) {
+    return "it needs " + std::to_string(shared) + " bytes of shared memory for this head size";
+  }
+  return "";
+}
+
+std::string why_not(Kernel kernel, const Problem& problem, const Device& device) {
+  if (kernel == Kernel::kNaive) {
+    const int64_t shared = (problem.head_size + problem.v_head_size) * 8 + 2048;
+    return shared > device.shared_memory_bytes ? head_sizes(problem) + " exceed shared memory" : "";
+  }
+  const std::string tiled = why_not_tiled(problem, device);
+  if (!tiled.empty()) return tiled;
+  if (kernel == Kernel::kSm90) return why_not_sm90(problem, device);
+  if (kernel == Kernel::kSplit) return why_not_split(problem, device);
+  return sm80_head_size(problem) == 0 ? head_sizes(problem) + " exceed what it is built for" : "";
+}
+
+// Enough parts to give every multiprocessor two blocks, of no fewer keys than are worth a merge.
+int choose_splits(const Problem& problem, const Device& device) {
+  const int64_t row_tiles =
+      (problem.q_sequence_length * problem.group_size() + kSplitTile.q_tile - 1) / kSplitTile.q_tile;
+  const int64_t tiles = problem.batch_size * problem.kv_num_heads * row_tiles;
+  const int64_t wanted = 2 * device.multiprocessors / std::max<int64_t>(1, tiles);
+  const int64_t most = std::min<int64_t>(kMostSplits, problem.total_sequence_length() / kLeastSplitKeys);
+  return static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
+}
+
+void fill(const Problem& problem, Plan* plan) {
+  TileShape tile{1, 128};
+  switch (plan->kernel) {
+    case Kernel::kSm90:
+      tile = sm90_tile(*sm90_head_sizes(problem), uniform_keys(problem), needs_modified_scores(problem));
+      break;
+    case Kernel::kSm80:
+      tile = sm80_tile(sm80_head_size(problem));
+      break;
+    case Kernel::kSplit:
+      tile = kSplitTile;
+      plan->splits = choose_splits(problem, plan->device);
+      break;
+    case Kernel::kNaive:
+      break;
+  }
+  plan->q_tile = tile.q_tile;
+  plan->key_tile = tile.key_tile;
+  plan->workspace_bytes = workspace(problem, plan->kernel, plan->splits).bytes;
+}
+
+std::string kernel_names() {
+  std::string names;
+  for (const Kernel kernel : kPreference) names += (names.empty() ? "" : ", ") + std::string(name(kernel));
+  return names;
+}
+
+Status force(const std::string& text, const Problem& problem, Plan* plan) {
+  const Kernel* kernel = std::find_if(std::begin(kPreference), std::end(kPreference),
+                                      [&](Kernel candidate) { return text == name(candidate); });
+  if (kernel == std::end(kPreference)) {
+    return Status::error(std::string(kKernelVariable) + " is '" + text + "'; it may be " + kernel_names());
+  }
+  const std::string obstacle = why_not(*kernel, problem, plan->device);
+  if (!obstacle.empty()) {
+    return Status::error(std::string(kKernelVariable) + " asks for " + text + ", but " + obstacle);
+  }
+  plan->kernel = *kernel;
+  plan->reason = std::string("forced by ") + kKernelVariable;
+  return {};
+}
+
+Status choose(const Problem& problem, Plan* plan) {
+  std::string obstacles;
+  for (const Kernel kernel : kPreference) {
+    const std::string obstacle = why_not(kernel, problem, plan->device);
+    if (obstacle.empty()) {
+      plan->kernel = kernel;
+      plan->reason = obstacles.empty() ? "the first choice" : obstacles;
+      return {};
+    }
+    obstacles += (obstacles.empty() ? "not " : "; not ") + std::string(name(kernel)) + ": " + obstacle;
+  }
+  return Status::error("no CUDA kernel takes this problem: " + obstacles);
+}
+
+}  // namespace
+
+const char* name(Kernel kernel) {
+  switch (kernel) {
+    case Kernel::kNaive:
+      return "naive";
+    case Kernel::kSm80:
+      return "sm80";
+    case Kernel::kSplit:
+      return "split";
+    case Kernel::kSm90:
+      return "sm90";
+  }
+  return "";
+}
+
+Plan plan(const Problem& problem, const Device& device) {
+  Plan plan;
+  plan.device = device;
+  const char* forced = std::getenv(kKernelVariable);
+  if (forced != nullptr && *forced != '\0') {
+    plan.status = force(forced, problem, &plan);
+  } else {
+    plan.status = choose(problem, &plan);
+  }
+  if (plan.status.ok()) fill(problem, &plan);
+  return plan;
+}
+
+// Rows of K and V grow with the problem. Partial results do not: what is split has so few tiles that all parts together
+// make at most two a multiprocessor (choose_splits).
+int64_t max_workspace_bytes(const Problem& largest, const Device& device) {
+  const int64_t rows = 2 * device.multiprocessors * kSplitTile.q_tile;
+  return workspace(largest, Kernel::kSm90, 1).bytes + rows * partial_row_bytes(largest);
+}
+
+}  // namespace flashonnx::cuda

@@ -1,0 +1,51 @@
+// 16-bit element types: what differs between float16 and bfloat16.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace flashonnx::cuda {
+
+template <typename Element>
+struct Pair;
+
+template <>
+struct Pair<__half> {
+  using Type = __half2;
+};
+
+template <>
+struct Pair<__nv_bfloat16> {
+  using Type = __nv_bfloat162;
+};
+
+// Two floats rounded to nearest even, the first in the low half.
+template <typename Element>
+__device__ inline uint32_t pack(float low, float high) {
+  uint32_t packed;
+  if constexpr (std::is_same_v<Element, __half>) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  }
+  return packed;
+}
+
+template <typename Element>
+__device__ inline float2 unpack(uint32_t packed) {
+  typename Pair<Element>::Type pair;
+  memcpy(&pair, &packed, sizeof(pair));
+  if constexpr (std::is_same_v<Element, __half>)
+    return __half22float2(pair);
+  else
+    return __bfloat1622float2(pair);
+}
+
+__device__ inline float to_float(__half value) { return __half2float(value); }
+__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ inline float to_float(float value) { return value; }
+__device__ inline double to_float(double value) { return value; }
+
+}  // namespace flashonnx::cuda

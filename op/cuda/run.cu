@@ -1,0 +1,116 @@
+// The launch entry: joins past and new keys where there is a past, then runs the plan's kernel.
+#include "op/cuda/kernels.h"
+#include "op/cuda/launch.h"
+#include "op/cuda/tiles.h"
+#include "op/cuda/workspace.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+namespace flashonnx::cuda {
+namespace {
+
+// The problem as kernels read it: K and V of all keys in one place.
+Status join_keys(const Problem& problem, const Workspace& layout, char* workspace, cudaStream_t stream,
+                 Problem* joined) {
+  *joined = problem;
+  if (!layout.appends) return {};
+  Output key = layout.present_key;
+  Output value = layout.present_value;
+  if (!key) key.data = workspace + layout.key;
+  if (!value) value.data = workspace + layout.value;
+  if (problem.past_key) {
+    joined->k = {key.data, key.batch_stride, key.head_stride, key.row_stride};
+    joined->v = {value.data, value.batch_stride, value.head_stride, value.row_stride};
+  }
+  return run_append(problem, key, value, stream);
+}
+
+template <typename Element>
+Status run_sm80_sized(const Problem& problem, const LaunchContext& context) {
+  switch (sm80_head_size(problem)) {
+    case 64:
+      return run_sm80<Element, 64>(problem, context);
+    case 96:
+      return run_sm80<Element, 96>(problem, context);
+    case 128:
+      return run_sm80<Element, 128>(problem, context);
+    case 192:
+      return run_sm80<Element, 192>(problem, context);
+    default:
+      return run_sm80<Element, 256>(problem, context);
+  }
+}
+
+template <typename Element>
+Status run_split_sized(const Problem& problem, const LaunchContext& context) {
+  switch (split_head_size(problem)) {
+    case 64:
+      return run_split<Element, 64>(problem, context);
+    case 128:
+      return run_split<Element, 128>(problem, context);
+    default:
+      return run_split<Element, 256>(problem, context);
+  }
+}
+
+template <typename Element>
+Status run_sm90_sized(const Problem& problem, const LaunchContext& context) {
+  const HeadSizes sizes = *sm90_head_sizes(problem);
+  switch (sizes.head_size) {
+    case 64:
+      return run_sm90<Element, 64, 64>(problem, context);
+    case 96:
+      return run_sm90<Element, 96, 96>(problem, context);
+    case 128:
+      return run_sm90<Element, 128, 128>(problem, context);
+    case 192:
+      return sizes.v_head_size == 128 ? run_sm90<Element, 192, 128>(problem, context)
+                                      : run_sm90<Element, 192, 192>(problem, context);
+    default:
+      return run_sm90<Element, 256, 256>(problem, context);
+  }
+}
+
+template <typename Element>
+Status run_tiled(const Problem& problem, const LaunchContext& context) {
+  if (context.plan.kernel == Kernel::kSm90) return run_sm90_sized<Element>(problem, context);
+  if (context.plan.kernel == Kernel::kSplit) return run_split_sized<Element>(problem, context);
+  return run_sm80_sized<Element>(problem, context);
+}
+
+}  // namespace
+
+Status run(const Problem& problem, const Plan& plan, void* workspace_memory, void* stream_handle) {
+  const auto stream = static_cast<cudaStream_t>(stream_handle);
+  auto* const memory = static_cast<char*>(workspace_memory);
+  const Workspace layout = workspace(problem, plan.kernel, plan.splits);
+  Problem joined;
+  const Status status = join_keys(problem, layout, memory, stream, &joined);
+  if (!status.ok()) return status;
+  if (joined.batch_size * joined.q_num_heads * joined.q_sequence_length == 0) return {};
+  if (plan.kernel == Kernel::kNaive) return run_naive(joined, stream);
+  const LaunchContext context{plan, memory + layout.scratch, stream};
+  return problem.dtype == DType::kFloat16 ? run_tiled<__half>(joined, context)
+                                          : run_tiled<__nv_bfloat16>(joined, context);
+}
+
+Status query_device(int ordinal, Device* device) {
+  const auto attribute = [&](cudaDeviceAttr which, int* value) {
+    return cudaDeviceGetAttribute(value, which, ordinal);
+  };
+  int major = 0, minor = 0, shared_bytes = 0, l2_bytes = 0;
+  cudaError_t error = attribute(cudaDevAttrComputeCapabilityMajor, &major);
+  if (error == cudaSuccess) error = attribute(cudaDevAttrComputeCapabilityMinor, &minor);
+  if (error == cudaSuccess) error = attribute(cudaDevAttrMultiProcessorCount, &device->multiprocessors);
+  if (error == cudaSuccess) error = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &shared_bytes);
+  if (error == cudaSuccess) error = attribute(cudaDevAttrL2CacheSize, &l2_bytes);
+  if (error != cudaSuccess) return to_status(error, "asking for a CUDA device");
+  device->ordinal = ordinal;
+  device->compute_capability = 10 * major + minor;
+  device->shared_memory_bytes = shared_bytes;
+  device->l2_bytes = l2_bytes;
+  return {};
+}
+
+}  // namespace flashonnx::cuda

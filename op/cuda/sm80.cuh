@@ -1,0 +1,221 @@
+// Forward attention for compute capability 8.0 and up: four warps of mma.sync, K and V brought by cp.async.
+//
+// K of the next block travels while this block's P V runs, and V while its Q K^T does; two blocks per multiprocessor
+// hide what is left. After Dao, "FlashAttention-2" (arXiv 2307.08691), section 3.3: each warp has whole rows, so that
+// warps exchange nothing.
+#pragma once
+
+#include "op/cuda/key_blocks.cuh"
+#include "op/cuda/output.cuh"
+#include "op/cuda/shared_tile.cuh"
+#include "op/cuda/tile_order.h"
+
+namespace flashonnx::cuda {
+
+template <typename Element_, int kHeadSize_, bool kModified_>
+struct Sm80Tile {
+  using Element = Element_;
+  static constexpr int kHeadSize = kHeadSize_;  // head_size and v_head_size, or the next size there is a kernel for
+  static constexpr bool kModified = kModified_;
+  static constexpr int kWarps = 4;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kQTile = sm80_tile(kHeadSize).q_tile;
+  static constexpr int kKeyTile = sm80_tile(kHeadSize).key_tile;
+  static constexpr int kFragments = kQTile / (16 * kWarps);  // of 16 rows, per warp
+};
+
+template <typename T>
+struct Sm80Shared {
+  SharedTile<typename T::Element, T::kQTile, T::kHeadSize> q;
+  SharedTile<typename T::Element, T::kKeyTile, T::kHeadSize> k, v;
+};
+
+struct Sm80Arguments {
+  Problem problem;
+  TileOrder order;
+  bool vector_input;
+  bool vector_output;
+};
+
+template <typename T>
+struct Sm80Block {
+  using Element = typename T::Element;
+  static constexpr int kScores = T::kKeyTile / 2;
+  static constexpr int kOutputs = T::kHeadSize / 2;
+
+  const Sm80Arguments& arguments;
+  Sm80Shared<T>& shared;
+  const Tile tile;
+  const int warp_row;  // first row of this warp in the tile
+
+  float scores[T::kFragments][kScores];
+  float output[T::kFragments][kOutputs];
+  RowState states[T::kFragments][2];
+  KeyLimits limits;
+  float unit;  // natural logarithms per score unit
+
+  __device__ void run() {
+    const Problem& problem = arguments.problem;
+    limits = limits_of(problem, tile.batch);
+    unit = T::kModified ? 1.f : static_cast<float>(problem.scale);
+    start_rows();
+    const KeyBlocks blocks = key_blocks<T::kQTile, T::kKeyTile>(problem, limits, tile.block);
+    if (blocks.begin < blocks.end) attend(blocks);
+    finish();
+  }
+
+ private:
+  __device__ int query(int fragment, int r) const {
+    return tile.block * T::kQTile + warp_row + 16 * fragment + threadIdx.x % 32 / 4 + 8 * r;
+  }
+
+  __device__ void start_rows() {
+#pragma unroll
+    for (int f = 0; f < T::kFragments; ++f) {
+#pragma unroll
+      for (int i = 0; i < kOutputs; ++i) output[f][i] = 0;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) states[f][r] = RowState{};  // nvcc 13.0 leaves an aggregate's nested arrays at zero
+    }
+  }
+
+  __device__ void attend(const KeyBlocks& blocks) {
+    load_q();
+    load_keys(shared.k, arguments.problem.k, blocks.end - 1, arguments.problem.head_size);
+#pragma unroll 1
+    for (int n = blocks.end - 1; n >= blocks.begin; --n) {
+      wait_copies<0>();
+      __syncthreads();  // K is here, and nobody reads the last V any more
+      load_keys(shared.v, arguments.problem.v, n, arguments.problem.v_head_size);
+      multiply_scores();
+      const bool masked = T::kModified || n < blocks.unmasked_begin || n >= blocks.unmasked_end;
+      softmax(n, masked);
+      wait_copies<0>();
+      __syncthreads();  // V is here, and nobody reads this K any more
+      if (n > blocks.begin) load_keys(shared.k, arguments.problem.k, n - 1, arguments.problem.head_size);
+      multiply_output();
+    }
+  }
+
+  __device__ void load_q() {
+    const Problem& problem = arguments.problem;
+    const int first = tile.block * T::kQTile;
+    const auto* source = static_cast<const Element*>(problem.q.data) + tile.batch * problem.q.batch_stride +
+                         tile.head * problem.q.head_stride + first * problem.q.row_stride;
+    shared.q.template load<T::kThreads>(source, problem.q.row_stride,
+                                        static_cast<int>(problem.q_sequence_length) - first,
+                                        static_cast<int>(problem.head_size), arguments.vector_input, threadIdx.x);
+    commit_copies();
+  }
+
+  template <typename Rows>
+  __device__ void load_keys(Rows& target, const Input& input, int n, int64_t columns) {
+    const Problem& problem = arguments.problem;
+    const int kv_head = tile.head / static_cast<int>(problem.q_num_heads / problem.kv_num_heads);
+    const int first = n * T::kKeyTile;
+    const auto* source = static_cast<const Element*>(input.data) + tile.batch * input.batch_stride +
+                         kv_head * input.head_stride + first * input.row_stride;
+    target.template load<T::kThreads>(source, input.row_stride, static_cast<int>(limits.keys) - first,
+                                      static_cast<int>(columns), arguments.vector_input, threadIdx.x);
+    commit_copies();
+  }
+
+  __device__ void multiply_scores() {
+#pragma unroll
+    for (int f = 0; f < T::kFragments; ++f) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) scores[f][i] = 0;
+    }
+#pragma unroll
+    for (int step = 0; step < T::kHeadSize / 16; ++step) {
+      uint32_t a[T::kFragments][4];
+#pragma unroll
+      for (int f = 0; f < T::kFragments; ++f) shared.q.load_a(a[f], warp_row + 16 * f, step);
+#pragma unroll
+      for (int j = 0; j < T::kKeyTile / 16; ++j) {
+        uint32_t b[4];
+        shared.k.load_b_of_rows(b, 16 * j, step);
+#pragma unroll
+        for (int f = 0; f < T::kFragments; ++f) {
+          mma<Element>(scores[f] + 8 * j, a[f], b[0], b[1]);
+          mma<Element>(scores[f] + 8 * j + 4, a[f], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  __device__ void softmax(int n, bool masked) {
+    const int first_column = n * T::kKeyTile + 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int f = 0; f < T::kFragments; ++f) {
+      if (masked) {
+        const int last = static_cast<int>(arguments.problem.q_sequence_length) - 1;
+        RowRules rows[2];  // made anew for each block: there are no registers to keep them in
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          rows[r] = row_rules(arguments.problem, limits, tile.batch, tile.head, min(query(f, r), last));
+        }
+        if constexpr (T::kModified) {
+          modify_scores<Element>(scores[f], first_column, score_rules(arguments.problem), rows);
+        } else {
+          mask_outside(scores[f], first_column, rows);
+        }
+      }
+      float correction[2];
+      softmax_step<T::kModified>(scores[f], states[f], unit * kLog2E, correction);
+      rescale(output[f], correction);
+    }
+  }
+
+  __device__ void multiply_output() {
+#pragma unroll
+    for (int step = 0; step < T::kKeyTile / 16; ++step) {
+      uint32_t a[T::kFragments][4];
+#pragma unroll
+      for (int f = 0; f < T::kFragments; ++f) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          a[f][i] = pack<Element>(scores[f][8 * step + 2 * i], scores[f][8 * step + 2 * i + 1]);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < T::kHeadSize / 16; ++j) {
+        uint32_t b[4];
+        shared.v.load_b_of_columns(b, 16 * step, j);
+#pragma unroll
+        for (int f = 0; f < T::kFragments; ++f) {
+          mma<Element>(output[f] + 8 * j, a[f], b[0], b[1]);
+          mma<Element>(output[f] + 8 * j + 4, a[f], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  __device__ void finish() {
+    const Problem& problem = arguments.problem;
+    const float* sink = problem.sinks != nullptr ? problem.sinks + tile.head : nullptr;
+    const float* const sinks[2] = {sink, sink};
+#pragma unroll
+    for (int f = 0; f < T::kFragments; ++f) {
+      OutputRow<Element> targets[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int i = query(f, r);
+        if (i < problem.q_sequence_length) targets[r] = output_row<Element>(problem, tile.batch, tile.head, i);
+      }
+      finish_rows(output[f], states[f], unit, sinks, targets, static_cast<int>(problem.v_head_size),
+                  arguments.vector_output);
+    }
+  }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(T::kThreads, 2) sm80_forward(const __grid_constant__ Sm80Arguments arguments) {
+  extern __shared__ char dynamic_shared[];
+  auto& shared = *reinterpret_cast<Sm80Shared<T>*>(dynamic_shared);
+  Sm80Block<T> block{arguments, shared, arguments.order.tile(blockIdx.x),
+                     static_cast<int>(threadIdx.x) / 32 * 16 * T::kFragments};
+  block.run();
+}
+
+}  // namespace flashonnx::cuda

@@ -1,0 +1,56 @@
+// The host side of the sm_80 kernels: tiles of query rows, and few rows with the keys split.
+#pragma once
+
+#include "op/cuda/kernels.h"
+#include "op/cuda/launch.h"
+#include "op/cuda/sm80.cuh"
+#include "op/cuda/split.cuh"
+
+namespace flashonnx::cuda {
+
+inline bool vector_input(const Problem& problem) {
+  return aligned_rows(problem.q, problem.head_size) && aligned_rows(problem.k, problem.head_size) &&
+         aligned_rows(problem.v, problem.v_head_size);
+}
+
+template <typename T>
+Status launch_sm80(const Problem& problem, const LaunchContext& context) {
+  Sm80Arguments arguments{};
+  arguments.problem = problem;
+  arguments.order = tile_order(problem, T::kQTile, context.plan.device.l2_bytes, nullptr);
+  arguments.vector_input = vector_input(problem);
+  arguments.vector_output = aligned_rows(problem.y, problem.v_head_size);
+  return launch(sm80_forward<T>, arguments.order.tiles, T::kThreads, sizeof(Sm80Shared<T>), context.stream, arguments);
+}
+
+template <typename Element, int kHeadSize>
+Status run_sm80(const Problem& problem, const LaunchContext& context) {
+  if (needs_modified_scores(problem)) return launch_sm80<Sm80Tile<Element, kHeadSize, true>>(problem, context);
+  return launch_sm80<Sm80Tile<Element, kHeadSize, false>>(problem, context);
+}
+
+template <typename Element, int kHeadSize>
+Status run_split(const Problem& problem, const LaunchContext& context) {
+  using T = SplitTile<Element, kHeadSize>;
+  static_assert(sizeof(SplitShared<T>) == split_shared_bytes(kHeadSize));
+  const int64_t rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
+  SplitArguments arguments{};
+  arguments.problem = problem;
+  arguments.splits = context.plan.splits;
+  arguments.row_tiles = static_cast<int>((problem.group_size() * problem.q_sequence_length + T::kRows - 1) / T::kRows);
+  arguments.vector_input = vector_input(problem);
+  if (arguments.splits > 1) {
+    // Outputs first: they are read 16 bytes at a time.
+    arguments.partial_columns = static_cast<int>(split_partial_columns(problem));
+    arguments.partials.output = static_cast<float*>(context.scratch);
+    arguments.partials.state =
+        reinterpret_cast<float2*>(arguments.partials.output + arguments.splits * rows * arguments.partial_columns);
+  }
+  const int64_t blocks = problem.batch_size * problem.kv_num_heads * arguments.row_tiles * arguments.splits;
+  const Status status =
+      launch(split_forward<T>, blocks, T::kThreads, sizeof(SplitShared<T>), context.stream, arguments);
+  if (!status.ok() || arguments.splits == 1) return status;
+  return launch(merge_splits<Element>, rows, kMergeThreads, 0, context.stream, arguments, Overlap::kWithPrevious);
+}
+
+}  // namespace flashonnx::cuda

@@ -1,0 +1,107 @@
+// Online softmax over the two rows that a thread holds of an m16n8 accumulator.
+//
+// Source: Dao et al., "FlashAttention" (arXiv 2205.14135), algorithm 1. The maximum that exponentials are taken
+// against may lag behind the true one by up to kLag powers of two: probabilities then exceed 1, which floating
+// point carries without loss, and most rescalings of the output fall away.
+#pragma once
+
+#include "op/cuda/scores.cuh"
+
+namespace flashonnx::cuda {
+
+constexpr float kLag = 8;
+
+struct RowState {
+  float max = -INFINITY;  // that the exponentials are taken against, in score units
+  float sum = 0;          // of this thread's columns only, until finish_row
+};
+
+__device__ inline float quad_max(float value) {
+  value = fmaxf(value, __shfl_xor_sync(~0u, value, 1));
+  return fmaxf(value, __shfl_xor_sync(~0u, value, 2));
+}
+
+__device__ inline float quad_sum(float value) {
+  value += __shfl_xor_sync(~0u, value, 1);
+  return value + __shfl_xor_sync(~0u, value, 2);
+}
+
+__device__ inline float fast_exp2(float value) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+
+// Scores of one block to unnormalised probabilities, in place; `correction` is what earlier sums and outputs of each
+// row are to be multiplied by. One score unit is `log2_unit` powers of two. kModified: scores may be finite but so
+// large that scaling them first would overflow (a mask of -3e38), so the maximum is subtracted before.
+template <bool kModified, int kSize>
+__device__ inline void softmax_step(float (&s)[kSize], RowState (&rows)[2], float log2_unit, float (&correction)[2]) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float block_max = fmaxf(s[2 * r], s[2 * r + 1]);
+#pragma unroll
+    for (int j = 1; j < kSize / 4; ++j) block_max = fmaxf(block_max, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
+    block_max = quad_max(block_max);
+
+    const float old = rows[r].max;
+    const bool lags = (block_max - old) * log2_unit <= kLag;  // false where both are -inf
+    const float next = lags ? old : fmaxf(old, block_max);
+    const float base = next == -INFINITY ? 0.f : next;  // a row without an allowed key so far: exp2(-inf) = 0
+    correction[r] = lags ? 1.f : fast_exp2((old - base) * log2_unit);
+    rows[r].max = next;
+
+    const float scaled_base = base * log2_unit;
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < kSize / 4; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float& score = s[4 * j + 2 * r + c];
+        if constexpr (kModified) {
+          score = fast_exp2((score - base) * log2_unit);
+        } else {
+          score = fast_exp2(fmaf(score, log2_unit, -scaled_base));
+        }
+        sum += score;
+      }
+    }
+    rows[r].sum = rows[r].sum * correction[r] + sum;
+  }
+}
+
+// Applies a correction to the output so far; free where no row of the warp has one.
+template <int kSize>
+__device__ inline void rescale(float (&o)[kSize], const float (&correction)[2]) {
+  if (!__any_sync(~0u, correction[0] != 1.f || correction[1] != 1.f)) return;
+#pragma unroll
+  for (int j = 0; j < kSize / 4; ++j) {
+    o[4 * j] *= correction[0];
+    o[4 * j + 1] *= correction[0];
+    o[4 * j + 2] *= correction[1];
+    o[4 * j + 3] *= correction[1];
+  }
+}
+
+struct RowResult {
+  float factor = 0;       // from the accumulated to the final output
+  float lse = -INFINITY;  // natural log
+};
+
+// A row's statistics (already summed over its threads) to its result; a row with no allowed key gives 0 and -inf.
+// One score unit is `unit` in natural logarithms. `sink`: null, or one more logit in the denominator (Xiao et al.,
+// arXiv 2309.17453, as in models of GPT-OSS).
+__device__ inline RowResult finish_row(float max, float sum, float unit, const float* sink) {
+  if (max == -INFINITY) return {};
+  float natural_max = max * unit;
+  float factor = 1;
+  if (sink != nullptr) {
+    const float both = fmaxf(natural_max, *sink);
+    factor = exp2f((natural_max - both) * kLog2E);
+    sum = sum * factor + exp2f((*sink - both) * kLog2E);
+    natural_max = both;
+  }
+  return {factor / sum, natural_max + logf(sum)};
+}
+
+}  // namespace flashonnx::cuda

@@ -1,0 +1,90 @@
+// The head sizes that kernels are built for and the tile that each takes. Dispatch, launches and the build's
+// instances all read this.
+#pragma once
+
+#include <cstdint>
+
+#include "op/core/problem.h"
+
+namespace flashonnx::cuda {
+
+// Whether scores need more than scale and an interval of keys; else a scale, which then is positive, is folded into
+// the exponential.
+inline bool needs_modified_scores(const Problem& problem) {
+  return problem.mask || problem.softcap > 0 || problem.alibi_slopes != nullptr || !(problem.scale > 0);
+}
+
+// Whether every query row sees every key, so that all tiles cost the same.
+inline bool uniform_keys(const Problem& problem) {
+  return !problem.is_causal && problem.left_window_size < 0 && problem.right_window_size < 0 &&
+         problem.nonpad_kv_seqlen == nullptr;
+}
+
+// Whether the rows of a 16-bit view, `columns` long, can be moved 16 bytes at a time.
+template <typename Pointer>
+bool aligned_rows(const View<Pointer>& view, int64_t columns) {
+  return reinterpret_cast<uintptr_t>(view.data) % 16 == 0 &&
+         (view.batch_stride | view.head_stride | view.row_stride | columns) % 8 == 0;
+}
+
+struct TileShape {
+  int q_tile = 0;
+  int key_tile = 0;
+};
+
+// A problem takes the first entry that holds it; its rows are padded up by what TMA or the loader fills with zeros.
+struct HeadSizes {
+  int head_size;
+  int v_head_size;
+};
+constexpr HeadSizes kSm90HeadSizes[] = {{64, 64}, {96, 96}, {128, 128}, {192, 128}, {192, 192}, {256, 256}};
+constexpr int kSm80HeadSizes[] = {64, 96, 128, 192, 256};
+constexpr int kSplitHeadSizes[] = {64, 128, 256};
+
+inline const HeadSizes* sm90_head_sizes(const Problem& problem) {
+  for (const HeadSizes& sizes : kSm90HeadSizes) {
+    if (problem.head_size <= sizes.head_size && problem.v_head_size <= sizes.v_head_size) return &sizes;
+  }
+  return nullptr;
+}
+
+// The entry of `sizes` for a problem, 0 where all are too small.
+template <int kCount>
+int head_size_for(const Problem& problem, const int (&sizes)[kCount]) {
+  for (const int size : sizes) {
+    if (problem.head_size <= size && problem.v_head_size <= size) return size;
+  }
+  return 0;
+}
+inline int sm80_head_size(const Problem& problem) { return head_size_for(problem, kSm80HeadSizes); }
+inline int split_head_size(const Problem& problem) { return head_size_for(problem, kSplitHeadSizes); }
+
+// Bounds: registers (output, scores and probabilities of 64 rows: 240 a thread with two consumers, 160 with three)
+// and shared memory (227 KiB for Q and two stages of K and V).
+constexpr TileShape sm90_tile(HeadSizes sizes, bool uniform, bool modified) {
+  switch (sizes.head_size) {
+    case 64:
+      return modified ? TileShape{128, 128} : TileShape{192, 128};
+    case 96:
+      return uniform && !modified ? TileShape{128, 160} : TileShape{128, 128};
+    case 128:
+      return uniform && !modified ? TileShape{128, 176} : TileShape{128, 128};
+    case 192:
+      return sizes.v_head_size == 128 ? TileShape{128, 128} : TileShape{128, 112};
+    default:
+      return TileShape{128, 80};
+  }
+}
+
+constexpr TileShape sm80_tile(int head_size) { return {head_size <= 128 ? 128 : 64, 64}; }
+
+// The split kernel: 16 rows; a step of its four warps is 64 keys, and each warp has a ring of three steps.
+constexpr TileShape kSplitTile{16, 64};
+constexpr int kSplitStages = 3;
+constexpr int kMostSplits = 256;
+inline int64_t split_partial_columns(const Problem& problem) { return (problem.v_head_size + 3) / 4 * 4; }
+constexpr int64_t split_shared_bytes(int head_size) {
+  return (kSplitTile.q_tile + kSplitStages * 2 * kSplitTile.key_tile) * head_size * 2;
+}
+
+}  // namespace flashonnx::cuda

@@ -1,0 +1,65 @@
+#include "op/cuda/workspace.h"
+
+#include "op/cuda/tiles.h"
+
+namespace flashonnx::cuda {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+// Takes `size` bytes off the end of the block, and says where they start.
+int64_t take(int64_t size, int64_t* end) {
+  const int64_t start = *end;
+  *end += (size + kAlignment - 1) / kAlignment * kAlignment;
+  return start;
+}
+
+int64_t scratch_bytes(const Problem& problem, Kernel kernel, int splits) {
+  if (kernel == Kernel::kSm90) return sizeof(int);  // the tile counter
+  if (kernel != Kernel::kSplit || splits == 1) return 0;
+  const int64_t rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
+  return splits * rows * partial_row_bytes(problem);
+}
+
+Output contiguous(const Problem& problem, int64_t columns) {
+  Output view;
+  view.row_stride = columns;
+  view.head_stride = problem.total_sequence_length() * columns;
+  view.batch_stride = problem.kv_num_heads * view.head_stride;
+  return view;
+}
+
+Input as_input(const Output& view) { return {view.data, view.batch_stride, view.head_stride, view.row_stride}; }
+
+}  // namespace
+
+int64_t partial_row_bytes(const Problem& problem) {
+  constexpr int64_t kStatistics = 2;
+  return (split_partial_columns(problem) + kStatistics) * static_cast<int64_t>(sizeof(float));
+}
+
+Workspace workspace(const Problem& problem, Kernel kernel, int splits) {
+  Workspace result;
+  result.scratch = take(scratch_bytes(problem, kernel, splits), &result.bytes);
+  result.appends = problem.past_key || problem.present_key;
+  result.k = problem.k;
+  result.v = problem.v;
+  if (!result.appends) return result;
+
+  result.present_key = problem.present_key;
+  result.present_value = problem.present_value;
+  if (!result.present_key) {
+    const int64_t rows = problem.batch_size * problem.kv_num_heads * problem.total_sequence_length();
+    result.present_key = contiguous(problem, problem.head_size);
+    result.present_value = contiguous(problem, problem.v_head_size);
+    result.key = take(rows * problem.head_size * size_of(problem.dtype), &result.bytes);
+    result.value = take(rows * problem.v_head_size * size_of(problem.dtype), &result.bytes);
+  }
+  if (problem.past_key) {
+    result.k = as_input(result.present_key);
+    result.v = as_input(result.present_value);
+  }
+  return result;
+}
+
+}  // namespace flashonnx::cuda

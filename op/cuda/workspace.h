@@ -1,0 +1,25 @@
+// How the one block of device memory that a plan asks for is divided, and where K and V then lie.
+#pragma once
+
+#include "op/core/problem.h"
+#include "op/cuda/flash_attention.h"
+
+namespace flashonnx::cuda {
+
+struct Workspace {
+  int64_t scratch = 0;  // offset of the kernel's own part: tile counter or partial results
+  int64_t key = 0;      // offsets of past and new rows joined, where the caller asked for no present_key
+  int64_t value = 0;
+  int64_t bytes = 0;
+
+  bool appends = false;               // past and new rows are to be written to `present_key` and `present_value`,
+  Output present_key, present_value;  // whose data are null where they lie in the workspace
+  Input k, v;                         // total_sequence_length rows, as the kernels read them; null data likewise
+};
+
+Workspace workspace(const Problem& problem, Kernel kernel, int splits);
+
+// Of one query row's partial result, with its statistics.
+int64_t partial_row_bytes(const Problem& problem);
+
+}  // namespace flashonnx::cuda
