@@ -241,7 +241,16 @@ class Trace:
             # Inference from half the inputs could take an unknown size for a known one.
             return [None] * len(node.outputs)
         data = [self._shape_data(value, type_) for value, type_ in zip(node.inputs, types)]
-        return self.operators.infer(node, types, data)
+        inferred = self.operators.infer(node, types, data)
+        if node.op_type == "Reshape" and types[0] is not None:
+            self._check_elements(types[0], inferred[0])
+        return inferred
+
+    @staticmethod
+    def _check_elements(before: Type, after: Type | None) -> None:
+        """A Reshape to another number of elements: a size is written into the file that does not fit these."""
+        if after is not None and math.prod(before.shape) != math.prod(after.shape):
+            raise SizeError(f"Reshape: {before.shape} to {after.shape}")
 
     def _check_indices(self, node: ir.Node) -> None:
         """Indices that follow from sizes must be within what they index; else two sizes do not belong together."""

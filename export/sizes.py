@@ -19,6 +19,7 @@ _OTHER = ((11, 23, 37, 53), (17, 13, 29, 47), (14, 34, 22, 38))
 TRACES = len(_FIRST)
 # Strided convolutions (audio, images of any size) need longer inputs before anything is left of them.
 _STRETCHES = (1, 8, 32, 128, 512)
+_MAX_WRITTEN_SIZES = 16
 
 
 def trace_model(model: ir.Model) -> list[Trace]:
@@ -73,7 +74,7 @@ def _symbols(graph: ir.Graph) -> dict[str, bool]:
 
 
 def _links(graph: ir.Graph) -> Iterator[dict[str, str]]:
-    """Ways in which differently named dimensions may hang together: not at all, one the sum of two, or equal."""
+    """Ways in which dimensions may hang together: not at all, one the sum of two, equal, or one fixed after all."""
     yield {}
     symbols = _symbols(graph)
     names = [name for name, is_first in symbols.items() if not is_first]
@@ -82,6 +83,21 @@ def _links(graph: ir.Graph) -> Iterator[dict[str, str]]:
             yield {name: f"{first}+{second}"}
     for name, other in itertools.permutations(symbols, 2):
         yield {name: other}
+    for name, number in itertools.product(names, _written_sizes(graph)):
+        yield {name: str(number)}
+
+
+def _written_sizes(graph: ir.Graph) -> list[int]:
+    """Numbers that the file reshapes or expands to: the legacy exporter writes the example's sizes into some."""
+    numbers: dict[int, None] = {}
+    for node in graph:
+        if node.op_type not in ("Concat", "Reshape", "Expand"):
+            continue
+        for value in node.inputs:
+            tensor = None if value is None else ir.convenience.get_const_tensor(value)
+            if tensor is not None and tensor.dtype == ir.DataType.INT64 and tensor.size <= 8:
+                numbers.update(dict.fromkeys(int(number) for number in tensor.numpy().reshape(-1) if number > 1))
+    return list(numbers)[:_MAX_WRITTEN_SIZES]
 
 
 def _assign(symbols: dict[str, bool], index: int, stretch: int, links: dict[str, str]) -> dict[str, int]:
@@ -93,7 +109,7 @@ def _assign(symbols: dict[str, bool], index: int, stretch: int, links: dict[str,
             size = next(others, 59 + 2 * position + index) * stretch
         sizes[name] = size
     for name, expression in links.items():
-        sizes[name] = sum(sizes[term] for term in expression.split("+"))
+        sizes[name] = sum(int(term) if term.isdigit() else sizes[term] for term in expression.split("+"))
     return sizes
 
 
