@@ -31,6 +31,8 @@ class Engine:
         self.path = Path(path)
         self.description = description or Description.load(self.path)
         plan = self.path.read_bytes()
+        if not plan:
+            raise EngineError(f"{self.path}: empty file")
         if not describe_gpu().name:
             raise EngineError("engines run on an NVIDIA GPU, and PyTorch sees none")
         self._trt = import_tensorrt(self.description.runtime if self.description else None)
