@@ -78,11 +78,11 @@ def batch_of_texts(batch: int, length: int) -> list[str]:
     pool = sentences()
     texts = []
     for index in range(batch):
-        share = 1.0 if index == 0 else 0.25 + 0.75 * ((index * 7) % 10) / 9
+        # A word is one token or more: the first text has enough of them in any case, the others some 1.5 tokens each.
+        wanted = length if index == 0 else (0.25 + 0.75 * (index * 7 % 10) / 9) * length / 1.5
         words: list[str] = []
         start = index * 5
-        # A word is one token or more, so this many words fill the share at least.
-        while len(words) < share * length:
+        while len(words) < wanted:
             words += pool[start % len(pool)].split()
             start += 1
         texts.append(" ".join(words))
