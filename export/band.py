@@ -37,6 +37,11 @@ class Band:
     def bounded(self) -> bool:
         return self.left >= 0 or self.right >= 0
 
+    @property
+    def can_miss_all_keys(self) -> bool:
+        """Whether a query is left without a key where there are many more queries than keys."""
+        return self.right >= 0 if self.from_end else self.left >= 0
+
     def intersect(self, other: Band) -> Band | None:
         """Both at once; None where one counts from the start and the other from the end."""
         if not other.bounded or not self.bounded:
@@ -83,9 +88,11 @@ def _band_from(allowed: Sequence[np.ndarray], from_end: bool) -> Band | None:
         left, right = -distance[matrix].min(), distance[matrix].max()
         lefts.add(-1 if left == -distance.min() else int(left))
         rights.add(-1 if right == distance.max() else int(right))
-    if len(lefts) > 1 or len(rights) > 1:
+    # A bound that is too wide for some of the matrices is the one that the others show.
+    bounds = [side - {-1} or side for side in (lefts, rights)]
+    if any(len(side) > 1 for side in bounds):
         return None
-    band = Band(lefts.pop(), rights.pop(), from_end)
+    band = Band(bounds[0].pop(), bounds[1].pop(), from_end)
     if min(band.left, band.right) < -1:
         return None
     fits = all(np.array_equal(band.allowed(*matrix.shape), matrix) for matrix in allowed)
@@ -95,8 +102,8 @@ def _band_from(allowed: Sequence[np.ndarray], from_end: bool) -> Band | None:
 Probe = Callable[[dict[ir.Value, np.ndarray]], "np.ndarray | None"]
 
 
-def extrapolate(band: Band, mask: ir.Value, facts: Facts, probe: Probe, sampled: int) -> Band | None:
-    """The band at sizes beyond the sampled ones, or None if it cannot be told.
+def extrapolate(band: Band, mask: ir.Value, facts: Facts, trace: Trace, probe: Probe, sampled: int) -> Band | None:
+    """The band at sizes beyond the sampled ones, or None if it cannot be told. probe: the mask in that trace.
 
     A window wider than every sampled size does not show, nor does what a stored table holds further on. So every number
     in the mask's subgraph that is larger than `sampled` is made small and the mask probed again: what then changes is
@@ -104,8 +111,8 @@ def extrapolate(band: Band, mask: ir.Value, facts: Facts, probe: Probe, sampled:
     """
     for value in ancestors(mask):
         constant = facts.constant(value)
-        if _is_condition(value, facts.traces[0]):
-            further = band if _is_indifferent(value, facts.traces[0], probe) else None
+        if _is_condition(value, trace):
+            further = band if _is_indifferent(value, trace, probe) else None
         elif constant is None or constant.dtype.kind not in "biuf" or constant.size == 0:
             further = band
         elif constant.size == 1:

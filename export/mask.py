@@ -111,10 +111,17 @@ class MaskReader:
             # The op counts its band from the past, or by the entry's length: only a band that counts so may join it.
             terms = [_agreeing(term, attention, own) for term in terms]
         # With sinks, such a row is 0 however its keys are excluded.
-        if attention.sink is None and dead_rows.exist(terms):
+        surplus = self._has_surplus_rows(terms, attention)
+        if attention.sink is None and (surplus or dead_rows.exist(terms)):
             dtype = self.facts.dtype(attention.y[0].value).numpy()
-            return _with_dead_rows(terms, own, lengths_differ, dtype)
+            return _with_dead_rows(terms, own, dtype, lengths_differ=lengths_differ, surplus=surplus)
         return _combine(terms, own)
+
+    def _has_surplus_rows(self, terms: list[Term], attention: Attention) -> bool:
+        """Whether there may be so many more queries than keys that a band of finite numbers leaves some without."""
+        rows, keys = (size_of(resolve(axis), self.facts.count) for axis in (attention.rows, attention.keys))
+        more_rows = any(row > key for row, key in zip(rows, keys, strict=True))
+        return more_rows and any(term.finite and term.band.can_miss_all_keys for term in terms)
 
     def _term(self, term: MaskTerm, axes: tuple[Axis, ...]) -> Term:
         layout = tuple(tuple(_place(atom, axes) for atom in axis) for axis in term.view.axes)
@@ -219,13 +226,16 @@ class _Sampler:
         """The sampled band at the sizes that no trace has, if there are such."""
         if not any(len(set(size_of(axis, self.facts.count))) > 1 for axis in self.axes[2:]):
             return band
-        smallest = min(self._size(index)[1] for index in range(self.facts.count))
-        return extrapolate(band, self.term.value, self.facts, self._probe, smallest)
+        largest = max(range(self.facts.count), key=lambda index: min(self._size(index)))
+        trace, sampled = self.facts.traces[largest], min(self._size(largest))
+        return extrapolate(
+            band, self.term.value, self.facts, trace, lambda changes: self._probe(largest, changes), sampled
+        )
 
-    def _probe(self, overrides: dict[ir.Value, np.ndarray]) -> np.ndarray | None:
-        """The first trace's (rows, keys) with some constants replaced."""
-        trace = self.facts.traces[0]
-        found = [self._sample(trace, 0, feeds, overrides) for feeds in patterns(data_inputs(self.term.value), trace)]
+    def _probe(self, index: int, changes: dict[ir.Value, np.ndarray]) -> np.ndarray | None:
+        """One trace's (rows, keys) with some constants replaced."""
+        trace = self.facts.traces[index]
+        found = [self._sample(trace, index, feeds, changes) for feeds in patterns(data_inputs(self.term.value), trace)]
         samples = [sample for sample in found if sample is not None]
         return self.any_row(samples)[0] if len(samples) == len(found) else None
 
@@ -313,12 +323,12 @@ def _combine(terms: list[Term], own: Band, *, mean_rows: bool = False) -> Meanin
     return Meaning(tuple(kept), band, mean_rows)
 
 
-def _with_dead_rows(terms: list[Term], own: Band, lengths_differ: bool, dtype: np.dtype) -> Meaning:
+def _with_dead_rows(terms: list[Term], own: Band, dtype: np.dtype, *, lengths_differ: bool, surplus: bool) -> Meaning:
     """The cheapest way under which a row without any key comes out as in the file. Raises Refusal if there is none."""
     banded = [term for term in terms if term.finite and term.band.bounded]
     is_mean = not own.bounded and dead_rows.are_mean(terms)
-    is_apart = len(banded) == 1 and not any(term.whole for term in terms)
-    if is_mean and is_apart and can_restore(banded[0].band, lengths_differ):
+    is_apart = len(banded) == 1 and any(term.padding for term in terms) and not any(term.whole for term in terms)
+    if is_mean and is_apart and not surplus and can_restore(banded[0].band, lengths_differ):
         return _combine(terms, own, mean_rows=True)
     whole = [term.kept_whole() if term in banded else term for term in terms]
     if own.bounded or dead_rows.are_kept(whole, dtype):

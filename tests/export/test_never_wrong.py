@@ -161,3 +161,43 @@ def test_rows_without_keys_by_two_masks(fills: tuple[float, float]) -> None:
         return excluded(graph, excluded(graph, scores, causal, fills[0]), graph.unsqueeze(keep, 1, 2), fills[1])
 
     check(attention(on_scores=masked), 6, 40)
+
+
+@pytest.mark.parametrize("mask", ["causal from the end", "window from the start"])
+@pytest.mark.parametrize("rows_first", [True, False])
+def test_many_more_queries_than_keys(mask: str, rows_first: bool) -> None:
+    """Then some queries have no key at all, at sizes far from those that the pass looks at."""
+    graph = Graph()
+    if rows_first:
+        q = graph.transpose(graph.input("q", np.float32, ("rows", "batch", 2, 4)), 1, 2, 0, 3)
+    else:
+        q = graph.input("q", np.float32, ("batch", 2, "rows", 4))
+    k, v = (graph.input(name, np.float32, ("batch", 2, "keys", 4)) for name in "kv")
+    scores = graph.op("MatMul", q, graph.transpose(k, 0, 1, 3, 2))
+    rows, keys = graph.dim(q, 2), graph.dim(k, 2)
+    i, j = graph.unsqueeze(graph.positions(rows), 1), graph.unsqueeze(graph.positions(keys), 0)
+    if mask == "causal from the end":
+        allowed = graph.op("LessOrEqual", j, graph.op("Add", i, graph.op("Sub", keys, rows)))
+    else:
+        allowed = graph.op("Greater", j, graph.op("Sub", i, graph.constant(64, np.int64)))
+    scores = excluded(graph, scores, allowed, float(np.finfo(np.float32).min))
+    graph.outputs.append(graph.op("MatMul", graph.op("Softmax", scores, axis=-1), v))
+    model = graph.model()
+    feeds = [graph.feeds({"batch": 2, "rows": rows, "keys": 5}, "none", 0) for rows in (4, 9, 100)]
+    fused = fuse(model, verify=False).model
+    for old, new in zip(run_model(model, feeds), run_model(fused, feeds), strict=True):
+        np.testing.assert_allclose(new[0], old[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [2, 12, 16, 30, 37, 38, 39, 60])
+@pytest.mark.parametrize("way", ["added", "replaced"])
+def test_window_of_any_width(width: int, way: str) -> None:
+    def masked(graph: Graph, scores: str) -> str:
+        allowed = graph.op("Greater", distance(graph, scores), graph.constant(-width, np.int64))
+        if way == "replaced":
+            return excluded(graph, scores, allowed)
+        bias = excluded(graph, graph.constant(0.0, np.float32), allowed)
+        return graph.op("Add", scores, bias)
+
+    report = check(attention(on_scores=masked), width + 2, 2 * width)
+    assert report.sites[0].mask == f"window ({width - 1}, -1)"
