@@ -55,7 +55,10 @@ std::string why_not_sm90(const Problem& problem, const Device& device) {
                                        problem.head_size) &&
                      copy_engine_reads(moved.k, problem.batch_size, problem.kv_num_heads, keys, problem.head_size) &&
                      copy_engine_reads(moved.v, problem.batch_size, problem.kv_num_heads, keys, problem.v_head_size);
-  return reads ? "" : "rows of Q, K or V do not all start at multiples of 16 bytes";
+  if (!reads || !aligned_rows(problem.y, problem.v_head_size)) {
+    return "rows of Q, K, V or Y do not all start at multiples of 16 bytes";
+  }
+  return "";
 }
 
 std::string why_not_split(const Problem& problem, const Device& device) {

@@ -37,14 +37,16 @@ __device__ inline uint4 transpose_quad(uint32_t tile0, uint32_t tile1, uint32_t 
   return high ? make_uint4(c, d, far0, far1) : make_uint4(near0, near1, c, d);
 }
 
-// The two rows of a thread, `columns` (v_head_size) elements each. `vectors`: rows start at multiples of 16 bytes and
+// The two rows of a thread, `columns` (v_head_size) elements each. kVectors: rows start at multiples of 16 bytes and
 // columns is a multiple of 8, so that 16 bytes are stored at once.
-template <typename Element, int kSize>
+template <bool kVectors, typename Element, int kSize>
 __device__ inline void store_rows(const float (&o)[kSize], const float (&factor)[2],
-                                  const OutputRow<Element> (&rows)[2], int columns, bool vectors) {
+                                  const OutputRow<Element> (&rows)[2], int columns) {
   const int lane = threadIdx.x % 4;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
+    Element* const y = rows[r].y;
+    const int end = y != nullptr ? columns : 0;
 #pragma unroll
     for (int group = 0; group < kSize / 16; ++group) {
       uint32_t tiles[4];
@@ -53,17 +55,17 @@ __device__ inline void store_rows(const float (&o)[kSize], const float (&factor)
         const int i = 16 * group + 4 * j + 2 * r;
         tiles[j] = pack<Element>(o[i] * factor[r], o[i + 1] * factor[r]);
       }
-      if (vectors) {
+      if constexpr (kVectors) {
         const uint4 whole = transpose_quad(tiles[0], tiles[1], tiles[2], tiles[3]);
         const int column = 32 * group + 8 * lane;
-        if (rows[r].y != nullptr && column < columns) *reinterpret_cast<uint4*>(rows[r].y + column) = whole;
-      } else if (rows[r].y != nullptr) {
+        if (column < end) *reinterpret_cast<uint4*>(y + column) = whole;
+      } else {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int column = 32 * group + 8 * j + 2 * lane;
           const float2 pair = unpack<Element>(tiles[j]);
-          if (column < columns) rows[r].y[column] = static_cast<Element>(pair.x);
-          if (column + 1 < columns) rows[r].y[column + 1] = static_cast<Element>(pair.y);
+          if (column < end) y[column] = static_cast<Element>(pair.x);
+          if (column + 1 < end) y[column + 1] = static_cast<Element>(pair.y);
         }
       }
     }
@@ -71,10 +73,9 @@ __device__ inline void store_rows(const float (&o)[kSize], const float (&factor)
 }
 
 // Normalises and stores: the end of every tile that saw all of its keys.
-template <typename Element, int kSize>
+template <bool kVectors, typename Element, int kSize>
 __device__ inline void finish_rows(const float (&o)[kSize], const RowState (&states)[2], float unit,
-                                   const float* const (&sinks)[2], const OutputRow<Element> (&rows)[2], int columns,
-                                   bool vectors) {
+                                   const float* const (&sinks)[2], const OutputRow<Element> (&rows)[2], int columns) {
   float factor[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -82,7 +83,7 @@ __device__ inline void finish_rows(const float (&o)[kSize], const RowState (&sta
     factor[r] = result.factor;
     if (rows[r].y != nullptr && rows[r].lse != nullptr && threadIdx.x % 4 == 0) *rows[r].lse = result.lse;
   }
-  store_rows(o, factor, rows, columns, vectors);
+  store_rows<kVectors>(o, factor, rows, columns);
 }
 
 }  // namespace flashonnx::cuda

@@ -203,8 +203,12 @@ struct Sm80Block {
         const int i = query(f, r);
         if (i < problem.q_sequence_length) targets[r] = output_row<Element>(problem, tile.batch, tile.head, i);
       }
-      finish_rows(output[f], states[f], unit, sinks, targets, static_cast<int>(problem.v_head_size),
-                  arguments.vector_output);
+      const int columns = static_cast<int>(problem.v_head_size);
+      if (arguments.vector_output) {
+        finish_rows<true>(output[f], states[f], unit, sinks, targets, columns);
+      } else {
+        finish_rows<false>(output[f], states[f], unit, sinks, targets, columns);
+      }
     }
   }
 };

@@ -47,8 +47,8 @@ Status run_split(const Problem& problem, const LaunchContext& context) {
         reinterpret_cast<float2*>(arguments.partials.output + arguments.splits * rows * arguments.partial_columns);
   }
   const int64_t blocks = problem.batch_size * problem.kv_num_heads * arguments.row_tiles * arguments.splits;
-  const Status status =
-      launch(split_forward<T>, blocks, T::kThreads, sizeof(SplitShared<T>), context.stream, arguments);
+  const Status status = launch(split_forward<T>, blocks, T::kThreads, sizeof(SplitShared<T>), context.stream, arguments,
+                               Overlap::kWithPrevious);
   if (!status.ok() || arguments.splits == 1) return status;
   return launch(merge_splits<Element>, rows, kMergeThreads, 0, context.stream, arguments, Overlap::kWithPrevious);
 }

@@ -62,7 +62,6 @@ struct Sm90Arguments {
   CUtensorMap q, k, v;
   Problem problem;
   TileOrder order;
-  bool vector_output;
 };
 
 // One thread that hands out tiles and keeps the rings of K and V full, running ahead of the consumers.
@@ -236,7 +235,11 @@ struct Sm90Consumer {
     pin(scores);
     release(&shared.k_empty[stage(step_count)]);
     if (n == begin) release(&shared.q_empty[group]);
-    softmax(work, n, std::true_type{});
+    if (T::kModified || n >= work.blocks.unmasked_end || n < work.blocks.unmasked_begin) {
+      softmax(work, n, std::true_type{});
+    } else {
+      softmax(work, n, std::false_type{});
+    }
     pack_probabilities();
     clear_padding_rows(static_cast<int>(work.limits.keys) - n * T::kKeyTile);
     ++step_count;
@@ -372,7 +375,7 @@ struct Sm90Consumer {
       if (i < problem.q_sequence_length) targets[r] = output_row<Element>(problem, tile.batch, tile.head, i);
       sinks[r] = problem.sinks != nullptr ? problem.sinks + tile.head : nullptr;
     }
-    finish_rows(output, states, unit(), sinks, targets, static_cast<int>(problem.v_head_size), arguments.vector_output);
+    finish_rows<true>(output, states, unit(), sinks, targets, static_cast<int>(problem.v_head_size));
   }
 };
 

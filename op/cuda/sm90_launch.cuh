@@ -14,7 +14,6 @@ Status launch_sm90(const Problem& problem, const LaunchContext& context) {
   arguments.problem = problem;
   int* counter = uniform_keys(problem) ? nullptr : static_cast<int*>(context.scratch);
   arguments.order = tile_order(problem, T::kQTile, context.plan.device.l2_bytes, counter);
-  arguments.vector_output = aligned_rows(problem.y, problem.v_head_size);
   const int64_t keys = problem.total_sequence_length();
   const Status q = make_tensor_map(problem.q, problem.dtype, problem.batch_size, problem.q_num_heads,
                                    problem.q_sequence_length, problem.head_size, T::kGroupRows, &arguments.q);

@@ -32,42 +32,62 @@ __device__ inline float fast_exp2(float value) {
   return result;
 }
 
+// The maxima of both rows over all their columns. Two chains a row: one dependent maximum after the other would take
+// longer than all the exponentials.
+template <int kSize>
+__device__ inline void block_maxima(const float (&s)[kSize], float (&maxima)[2]) {
+  float chains[2][2] = {{s[0], s[1]}, {s[2], s[3]}};
+#pragma unroll
+  for (int j = 1; j < kSize / 4; ++j) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) chains[r][c] = fmaxf(chains[r][c], s[4 * j + 2 * r + c]);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) maxima[r] = quad_max(fmaxf(chains[r][0], chains[r][1]));
+}
+
 // Scores of one block to unnormalised probabilities, in place; `correction` is what earlier sums and outputs of each
 // row are to be multiplied by. One score unit is `log2_unit` powers of two. kModified: scores may be finite but so
 // large that scaling them first would overflow (a mask of -3e38), so the maximum is subtracted before.
 template <bool kModified, int kSize>
 __device__ inline void softmax_step(float (&s)[kSize], RowState (&rows)[2], float log2_unit, float (&correction)[2]) {
+  float maxima[2];
+  block_maxima(s, maxima);
+
+  float base[2];
+  float sums[2][2] = {};  // two chains a row, as for the maxima
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    float block_max = fmaxf(s[2 * r], s[2 * r + 1]);
-#pragma unroll
-    for (int j = 1; j < kSize / 4; ++j) block_max = fmaxf(block_max, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
-    block_max = quad_max(block_max);
-
     const float old = rows[r].max;
-    const bool lags = (block_max - old) * log2_unit <= kLag;  // false where both are -inf
-    const float next = lags ? old : fmaxf(old, block_max);
-    const float base = next == -INFINITY ? 0.f : next;  // a row without an allowed key so far: exp2(-inf) = 0
-    correction[r] = lags ? 1.f : fast_exp2((old - base) * log2_unit);
+    const bool lags = (maxima[r] - old) * log2_unit <= kLag;  // false where both are -inf
+    const float next = lags ? old : fmaxf(old, maxima[r]);
+    base[r] = next == -INFINITY ? 0.f : next;  // a row without an allowed key so far: exp2(-inf) = 0
+    correction[r] = lags ? 1.f : fast_exp2((old - base[r]) * log2_unit);
     rows[r].max = next;
+  }
+  const float scaled_base[2] = {base[0] * log2_unit, base[1] * log2_unit};
 
-    const float scaled_base = base * log2_unit;
-    float sum = 0;
 #pragma unroll
-    for (int j = 0; j < kSize / 4; ++j) {
+  for (int j = 0; j < kSize / 4; ++j) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& score = s[4 * j + 2 * r + c];
         if constexpr (kModified) {
-          score = fast_exp2((score - base) * log2_unit);
+          score = fast_exp2((score - base[r]) * log2_unit);
         } else {
-          score = fast_exp2(fmaf(score, log2_unit, -scaled_base));
+          score = fast_exp2(fmaf(score, log2_unit, -scaled_base[r]));
         }
-        sum += score;
+        sums[r][c] += score;
       }
     }
-    rows[r].sum = rows[r].sum * correction[r] + sum;
   }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) rows[r].sum = rows[r].sum * correction[r] + (sums[r][0] + sums[r][1]);
 }
 
 // Applies a correction to the output so far; free where no row of the warp has one.

@@ -286,6 +286,7 @@ template <typename T>
 __global__ void __launch_bounds__(T::kThreads) split_forward(const __grid_constant__ SplitArguments arguments) {
   extern __shared__ char dynamic_shared[];
   auto& shared = *reinterpret_cast<SplitShared<T>*>(dynamic_shared);
+  wait_for_previous_kernel();
   let_next_kernel_start();
   // Row tiles of the same keys are neighbours, so that all but the first find them in L2.
   int index = blockIdx.x;
