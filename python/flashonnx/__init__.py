@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flashonnx.exporter import export as export
     from flashonnx.fusion import FuseResult as FuseResult
-    from flashonnx.fusion import fuse as fuse
+    from flashonnx.fusion import fuse as fuse  # type: ignore[no-redef]  # mypy takes it for the module of that name
     from flashonnx.runtime import get_library_path as get_library_path
     from flashonnx.runtime import get_plugin_path as get_plugin_path
     from flashonnx.runtime import session as session

@@ -197,7 +197,7 @@ def _node(
     attributes: Mapping[str, float] | None,
 ) -> _Node:
     given = {name: value for name, value in (attributes or {}).items() if value is not None}
-    rows = (_Attribute * len(given))(*((name.encode(), float(value)) for name, value in given.items()))
+    rows = (_Attribute * len(given))(*(_Attribute(name.encode(), float(value)) for name, value in given.items()))
     return _Node(
         inputs=_tensor_pointers(inputs, contract.INPUT_INDEX, "input"),
         outputs=_tensor_pointers(outputs, contract.OUTPUT_INDEX, "output"),

@@ -64,15 +64,15 @@ def flash_attention(
 
 
 def _split_heads(x: Array, num_heads: int | None) -> Array:
-    """(batch, rows, heads * size) as (batch, heads, rows, size); rank 4 as it is."""
-    if x.ndim == 4:
+    """(batch, rows, heads * size) as (batch, heads, rows, size); rank 4, where no number is given, as it is."""
+    if num_heads is None:
         return x
-    return np.swapaxes(x.reshape(*x.shape[:2], num_heads, x.shape[2] // num_heads if num_heads else 0), 1, 2)
+    return np.swapaxes(x.reshape(*x.shape[:2], num_heads, x.shape[2] // num_heads), 1, 2)
 
 
 def _like(y: Array, Q: Array) -> Array:
     """The output in the layout of Q."""
-    return y if Q.ndim == 4 else np.swapaxes(y, 1, 2).reshape(*Q.shape[:2], -1)
+    return y if Q.ndim == 4 else np.swapaxes(y, 1, 2).reshape(*Q.shape[:2], y.shape[1] * y.shape[3])
 
 
 def _softcap(scores: Array, softcap: float) -> Array:

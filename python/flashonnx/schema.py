@@ -37,7 +37,8 @@ def _schema() -> OpSchema:
         type_constraints=[(name, _tensor_types(name), "") for name in contract.TYPES],
         attributes=[_attribute(attribute) for attribute in contract.ATTRIBUTES],
     )
-    return schema.set_type_and_shape_inference_function(_infer)
+    schema.set_type_and_shape_inference_function(_infer)
+    return schema
 
 
 def _parameter(tensor: contract.Tensor) -> OpSchema.FormalParameter:
