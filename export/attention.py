@@ -30,7 +30,7 @@ class Attention:
 
     q, k, v, y: the places at which each may be taken, innermost (nearest to the softmax) first. heads are q_num_heads;
     how many of them K and V have is read off their views. keys are all keys, new_keys the rows of K and V, which are
-    fewer where a cache holds the past ones. causal, left, right: from a node that has such attributes.
+    fewer where a cache holds the past ones. row_factors: what the rows of Q are to be multiplied by. causal, left, right: from a node that has such attributes.
     """
 
     anchor: ir.Node
@@ -48,6 +48,7 @@ class Attention:
     scale: float
     softcap: float = 0.0
     masks: tuple[MaskTerm, ...] = ()
+    row_factors: tuple[tuple[ir.Value, View], ...] = ()
     sink: Sink | None = None
     guarded: bool = False
     absorbed: tuple[ir.Node, ...] = ()
@@ -136,6 +137,7 @@ def from_softmax(softmax: ir.Node, facts: Facts) -> Attention:
         scale=scores.scale,
         softcap=scores.softcap,
         masks=scores.masks,
+        row_factors=scores.row_factors,
         sink=scores.sink,
         guarded=product.guarded,
         absorbed=(*scores.absorbed, softmax, *product.absorbed),

@@ -52,6 +52,11 @@ class Emitter:
             self._made[key] = self.node(op_type, inputs, attributes).outputs[0]
         return self._made[key]
 
+    def cast(self, value: ir.Value, like: ir.Value, wanted: ir.Value) -> ir.Value:
+        """The value, which has the type of `like`, in the type of `wanted`; both are values of the original graph."""
+        dtype = self.facts.dtype(wanted)
+        return value if self.facts.dtype(like) == dtype else self.op("Cast", value, to=int(dtype))
+
     def dim(self, value: ir.Value, axis: int) -> ir.Value:
         """One dimension, as a tensor of one element."""
         return self.op("Slice", self.op("Shape", value), self.ints(axis), self.ints(axis + 1), self.ints(0))

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from flashonnx import contract
 from flashonnx.fusion.attention import Attention, count_of
 from flashonnx.fusion.axes import View, resolve
-from flashonnx.fusion.emit import Emitter
+from flashonnx.fusion.emit import Emitter, layout_cost
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.layouts import Layout, cheapest, choose_layout
 from flashonnx.fusion.mask import Meaning
@@ -74,11 +74,12 @@ def _form(node: ir.Node, attention: Attention, meaning: Meaning, layout: Layout,
 
 
 def _inputs(attention: Attention, meaning: Meaning, layout: Layout, emitter: Emitter) -> list[ir.Value | None]:
+    query = _query(attention, layout, emitter)
     inputs: dict[str, ir.Value | None] = {
-        "Q": emitter.layout(layout.q, attention.q_axes(layout.rank)),
+        "Q": query,
         "K": emitter.layout(layout.k, attention.k_axes(layout.rank, layout.kv_heads)),
         "V": emitter.layout(layout.v, attention.v_axes(layout.rank, layout.kv_heads)),
-        "attn_mask": emit_mask(attention, meaning, emitter),
+        "attn_mask": emit_mask(attention, meaning, query, emitter),
     }
     if attention.cache is not None:
         inputs |= {"past_key": attention.cache.past_key, "past_value": attention.cache.past_value}
@@ -90,6 +91,25 @@ def _inputs(attention: Attention, meaning: Meaning, layout: Layout, emitter: Emi
         inputs["sinks"] = _sinks(attention, emitter)
     last = max(contract.INPUT_INDEX[name] for name, value in inputs.items() if value is not None)
     return [inputs.get(tensor.name) for tensor in contract.INPUTS[: last + 1]]
+
+
+def _query(attention: Attention, layout: Layout, emitter: Emitter) -> ir.Value:
+    """Q, its rows scaled where the scores were."""
+    axes = attention.q_axes(layout.rank)
+    query = emitter.layout(layout.q, axes)
+    if not attention.row_factors:
+        return query
+    batch, heads, rows, feature = attention.q_axes(4)
+    by_row = (batch, heads, rows, feature) if layout.rank == 4 else (batch, rows, heads, feature)
+    query = emitter.reshape(query, axes, by_row)
+    for value, view in attention.row_factors:
+        present = set(view.atoms())
+        target = tuple(axis if present & set(axis) else () for axis in by_row)
+        if layout_cost(view, target) is None:
+            raise Refusal("a factor varies along part of the batch or head axis only", value.producer())
+        factor = emitter.layout(Place(value, view), target)
+        query = emitter.op("Mul", query, emitter.cast(factor, value, layout.q.value))
+    return emitter.reshape(query, by_row, axes)
 
 
 def _attributes(attention: Attention, meaning: Meaning, layout: Layout, facts: Facts) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from flashonnx.fusion.attention import Attention
-from flashonnx.fusion.axes import size_of
+from flashonnx.fusion.axes import Axis, size_of
 from flashonnx.fusion.emit import Emitter, layout_cost
 from flashonnx.fusion.facts import Refusal
 from flashonnx.fusion.mask import Meaning, Padding, Term
@@ -26,16 +26,16 @@ def _adds(term: Term, meaning: Meaning) -> bool:
     return (term.whole or term.padding is not None) and term.finite
 
 
-def emit_mask(attention: Attention, meaning: Meaning, emitter: Emitter) -> ir.Value | None:
+def emit_mask(attention: Attention, meaning: Meaning, query: ir.Value, emitter: Emitter) -> ir.Value | None:
     """One attn_mask of all terms: bool where they only exclude, in Q's type where something is added."""
     dtype = emitter.facts.dtype(attention.y[0].value)
     allowed: list[ir.Value] = []
     added: list[ir.Value] = []
     for term in meaning.terms:
         if term.whole and term.source.kind == "add" and not meaning.mean_rows:
-            added.append(_bias(term, attention, dtype, emitter))
+            added.append(_bias(term, attention, query, dtype, emitter))
         elif term.whole or term.padding is not None:
-            keep = _padding(term.padding, attention, emitter) if term.padding else _kept(term, attention, emitter)
+            keep = _padding(term.padding, attention, emitter) if term.padding else _kept(term, attention, query, emitter)
             if _adds(term, meaning):
                 added.append(_excluding(keep, term.fill_for(dtype.numpy()), dtype, emitter))
             else:
@@ -73,15 +73,15 @@ def _padding(padding: Padding, attention: Attention, emitter: Emitter) -> ir.Val
     return emitter.reshape(value, axes, (batch, (), (), keys))
 
 
-def _kept(term: Term, attention: Attention, emitter: Emitter) -> ir.Value:
-    value = _aligned(term, attention, emitter)
+def _kept(term: Term, attention: Attention, query: ir.Value, emitter: Emitter) -> ir.Value:
+    value = _aligned(term, attention, query, emitter)
     if term.source.kind == "add":
         return emitter.op("Equal", value, emitter.scalar(0.0, emitter.facts.dtype(term.source.value)))
     return value if term.source.kind == "keep" else emitter.op("Not", value)
 
 
-def _bias(term: Term, attention: Attention, dtype: ir.DataType, emitter: Emitter) -> ir.Value:
-    value = _aligned(term, attention, emitter)
+def _bias(term: Term, attention: Attention, query: ir.Value, dtype: ir.DataType, emitter: Emitter) -> ir.Value:
+    value = _aligned(term, attention, query, emitter)
     if emitter.facts.dtype(term.source.value) != dtype:
         value = emitter.op("Cast", value, to=int(dtype))
     if term.source.factor != 1.0:
@@ -89,18 +89,30 @@ def _bias(term: Term, attention: Attention, dtype: ir.DataType, emitter: Emitter
     return value
 
 
-def _aligned(term: Term, attention: Attention, emitter: Emitter) -> ir.Value:
-    """The mask as rank 4, broadcast over the axes that it does not vary along."""
+def _aligned(term: Term, attention: Attention, query: ir.Value, emitter: Emitter) -> ir.Value:
+    """The mask as rank 4, broadcast over the axes that it does not vary along. query: the op's Q."""
     axes = attention.mask_axes()
     places = walk_operand(term.source.value, term.source.view, emitter.facts, scalable=False)
     options = []
     for index, place in enumerate(places):
         present = set(place.view.atoms())
-        target = tuple(axis if present & set(axis) else () for axis in axes)
+        target = tuple(tuple(atom for atom in axis if atom in present) for axis in axes)
         cost = layout_cost(place.view, target)
-        if cost is not None:
+        if cost is not None and all(map(_can_broadcast, target, axes, (True, False, False, False))):
             options.append((len(present), cost, index, target))
     if not options:
         raise Refusal("a mask varies along part of the batch or head axis only", term.source.value.producer())
     _, _, index, target = min(options, key=lambda option: option[:3])
-    return emitter.layout(places[index], target)
+    value = emitter.layout(places[index], target)
+    if target[0] in ((), axes[0]):
+        return value
+    # One mask for each of the windows that a batch entry is made of: the batch axis repeats them.
+    repeats = emitter.op("Div", emitter.dim(query, 0), emitter.ints(size_of(target[0], emitter.facts.count)[0]))
+    return emitter.op("Tile", value, emitter.op("Concat", repeats, emitter.ints(1, 1, 1), axis=0))
+
+
+def _can_broadcast(part: Axis, whole: Axis, may_repeat: bool) -> bool:
+    """Whether what varies along part of an axis can be made to vary along the whole of it."""
+    if part in ((), whole):
+        return True
+    return may_repeat and whole[-len(part) :] == part and all(atom.is_constant() for atom in part)

@@ -59,6 +59,7 @@ class Scores:
     factor: float = 1.0
     softcap: float = 0.0
     masks: tuple[MaskTerm, ...] = ()
+    row_factors: tuple[tuple[ir.Value, View], ...] = ()
     sink: Sink | None = None
     absorbed: tuple[ir.Node, ...] = ()
     contraction: Contraction | None = field(default=None, compare=False)
@@ -132,7 +133,16 @@ def _mul(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
         if scalar is not None:
             yield scores.through(node, inner, scores.view, factor=scores.factor * scalar)
             return
-    raise Refusal("the scores are multiplied by a tensor", node)
+    for inner, other in _operands(node, facts):
+        yield _scaled_by_row(scores, node, inner, other, facts)
+
+
+def _scaled_by_row(scores: Scores, node: ir.Node, inner: ir.Value, other: ir.Value, facts: Facts) -> Scores:
+    """A factor that is the same for all keys can be had by scaling the rows of Q."""
+    view = broadcast_view(other, scores.view, facts)
+    if set(view.atoms()) & set(scores.view.axes[-1]):
+        raise Refusal("the scores are multiplied by a tensor that varies from key to key", node)
+    return scores.through(node, inner, scores.view, row_factors=(*scores.row_factors, (other, view)))
 
 
 def _div(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
@@ -175,13 +185,15 @@ def _masked(scores: Scores, node: ir.Node, inner: ir.Value, term: MaskTerm, fact
         raise Refusal("a mask or bias comes before the softcap", node)
     if facts.sizes(inner) != facts.sizes(node.outputs[0]):
         raise Refusal("a mask or bias is larger than the scores that it is for", node)
+    if scores.row_factors:
+        raise Refusal("a mask or bias is multiplied by a tensor", node)
     term = replace(term, view=broadcast_view(term.value, scores.view, facts))
     return scores.through(node, inner, scores.view, masks=(*scores.masks, term))
 
 
 def _tanh(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
-    if scores.softcap or scores.factor <= 0:
-        raise Refusal("a second softcap, or a negative one", node)
+    if scores.softcap or scores.factor <= 0 or scores.row_factors:
+        raise Refusal("a second softcap, or one that is negative or varies", node)
     yield scores.through(node, node.inputs[0], scores.view, softcap=scores.factor, factor=1.0)
 
 

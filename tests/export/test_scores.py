@@ -61,19 +61,31 @@ def test_scale(changes, scale):
     assert fused.op_types == ["FlashAttention"]
 
 
-def test_scale_by_row_is_left_alone():
-    def by_row(graph: Graph, scores: str) -> str:
-        rows = graph.cast(graph.positions(graph.dim(scores, 2)), np.float32)
-        return graph.op("Mul", scores, graph.unsqueeze(rows, 1))
+@pytest.mark.parametrize("shape", [(HEADS, 1, 1), (1, HEADS, 1, 1), ("batch", HEADS, "rows", 1), ()])
+def test_a_factor_by_row_scales_q(shape):
+    """As SwinV2 has one for each head."""
 
-    assert_left_alone(attention(on_scores=by_row), "multiplied by a tensor", "Mul")
+    def scaled(graph: Graph, scores: str) -> str:
+        return graph.op("Mul", times(0.5)(graph, scores), graph.input("factor", np.float32, shape))
+
+    fused = assert_fused(attention(on_scores=scaled))
+    assert scale_of(fused) == pytest.approx(0.5)
+    assert "MatMul" not in fused.op_types
 
 
-def test_scale_given_as_an_input_is_left_alone():
-    def given(graph: Graph, scores: str) -> str:
-        return graph.op("Mul", scores, graph.input("scale", np.float32, ()))
+def test_a_factor_by_key_is_left_alone():
+    def scaled(graph: Graph, scores: str) -> str:
+        return graph.op("Mul", scores, graph.input("factor", np.float32, ("rows",)))
 
-    assert_left_alone(attention(on_scores=given), "multiplied by a tensor")
+    assert_left_alone(attention(on_scores=scaled), "from key to key", "Mul")
+
+
+def test_a_bias_that_a_factor_by_row_multiplies_is_left_alone():
+    def scaled(graph: Graph, scores: str) -> str:
+        biased = graph.op("Add", scores, graph.input("bias", np.float32, (HEADS, 1, "rows")))
+        return graph.op("Mul", biased, graph.input("factor", np.float32, (HEADS, 1, 1)))
+
+    assert_left_alone(attention(on_scores=scaled), "multiplied by a tensor", "Add")
 
 
 def test_softcap():
