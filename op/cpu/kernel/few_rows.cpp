@@ -30,6 +30,10 @@ struct Scratch {
   int64_t floats;
 };
 
+void clear(float* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) values[i] = 0;
+}
+
 Vec lane_numbers() {
   alignas(64) float numbers[kLanes];
   for (int i = 0; i < kLanes; ++i) numbers[i] = static_cast<float>(i);
@@ -57,11 +61,15 @@ class FewRowsKernel {
       copy_rows(tile_.dtype, tile_.row[r].q, 0, 1, tile_.head_size, q, padded(tile_.head_size));
       scale_scores(tile_.q_scale, padded(tile_.head_size), q);
     }
-    for (int64_t i = 0; i < tile_.rows * padded(tile_.v_head_size); ++i) scratch_.o[i] = 0;
+    clear(scratch_.o, tile_.rows * padded(tile_.v_head_size));
     for_each_block(tile_, span_of_any(tile_.row, tile_.rows), [this](const KeySegment& segment, KeySpan keys) {
       const int64_t first = keys.begin - segment.begin;
-      attend(load_rows(segment.k, segment.k_row_stride, first, keys.size(), tile_.head_size, scratch_.k),
-             load_rows(segment.v, segment.v_row_stride, first, keys.size(), tile_.v_head_size, scratch_.v), keys);
+      const Rows k = load_rows(segment.k, segment.k_row_stride, first, keys.size(), tile_.head_size, scratch_.k);
+      const Rows v = load_rows(segment.v, segment.v_row_stride, first, keys.size(), tile_.v_head_size, scratch_.v);
+      for (int r = 0; r < tile_.rows; ++r) {
+        prefetch_part(segment, {keys.end, keys.end + kBlockKeys}, r);
+        attend(r, k, v, keys);
+      }
     });
     for (int r = 0; r < tile_.rows; ++r) finish(r);
   }
@@ -75,15 +83,31 @@ class FewRowsKernel {
     return {copy, padded(columns)};
   }
 
-  void attend(const Rows& k, const Rows& v, KeySpan keys) {
-    for (int r = 0; r < tile_.rows; ++r) {
-      const TileRow& row = tile_.row[r];
-      if (KeySpan{row.begin, row.end}.within(keys).empty()) continue;
-      score(r, k, keys.size());
-      edit(row, keys);
-      const float factor = fold(r, keys.size());
-      add_values(r, v, keys.size(), factor);
+  // While the first row of a tile reads a block from memory, the others only compute: they ask for the next block.
+  void prefetch_part(const KeySegment& segment, KeySpan next, int part) const {
+    next = next.within({segment.begin, segment.end});
+    if (next.empty()) return;
+    const int64_t begin = next.begin + next.size() * part / tile_.rows;
+    const int64_t end = next.begin + next.size() * (part + 1) / tile_.rows;
+    for (int64_t j = begin - segment.begin; j < end - segment.begin; ++j) {
+      prefetch_row(element(tile_.dtype, segment.k, j * segment.k_row_stride), tile_.head_size);
+      prefetch_row(element(tile_.dtype, segment.v, j * segment.v_row_stride), tile_.v_head_size);
     }
+  }
+
+  void prefetch_row(const char* row, int64_t columns) const {
+    constexpr int64_t kCacheLine = 64;
+    for (int64_t byte = 0; byte < columns * bytes_of(tile_.dtype); byte += kCacheLine)
+      __builtin_prefetch(row + byte, 0, 2);
+  }
+
+  void attend(int r, const Rows& k, const Rows& v, KeySpan keys) {
+    const TileRow& row = tile_.row[r];
+    if (KeySpan{row.begin, row.end}.within(keys).empty()) return;
+    score(r, k, keys.size());
+    edit(row, keys);
+    const float factor = fold(r, keys.size());
+    add_values(r, v, keys.size(), factor);
   }
 
   // kLanes keys at a time: their sums lie in a vector each, and a transpose brings them together.
@@ -185,6 +209,7 @@ class FewRowsKernel {
     const RowEnd end = finish_row(m_[r], l_[r], row.sink);
     if (row.lse != nullptr) *row.lse = end.lse;
     scale_scores(end.factor, padded(tile_.v_head_size), o);
+    if (end.factor == 0) clear(o, tile_.v_head_size);  // its sums may be NaN, where V is
     write(o, tile_.dtype, row.y);
   }
 

@@ -195,7 +195,8 @@ class TiledKernel {
       const Vec factor = exp_nonpositive(old_m - base);
       Vec l = load(panel.l + first) * factor;
       for (int64_t j = 0; j < count; ++j) {
-        const Vec p = exp_nonpositive(fma(load(column + j * kPanelRows), scales, zero - base));
+        // The maximum was rounded and this product is not, so it may lie above, and for large scores far above.
+        const Vec p = exp_nonpositive(min(zero, fma(load(column + j * kPanelRows), scales, zero - base)));
         store(column + j * kPanelRows, p);
         l = l + p;
       }
@@ -232,13 +233,14 @@ class TiledKernel {
 
   void write_rows(const Panel& panel, const float* factor, DType dtype, void* const* outputs) {
     for (int first = 0; first < panel.count; first += kLanes) {
-      const Vec factors = load(factor + first);
+      const Vec factors = load(factor + first), zero = broadcast(0.0f);
+      const auto dead = equal(factors, zero);  // its sums may be NaN, where V is
       const int used = panel.count - first < kLanes ? panel.count - first : kLanes;
       for (int64_t d = 0; d < tile_.v_head_size; d += kLanes) {
         const int64_t count = tile_.v_head_size - d < kLanes ? tile_.v_head_size - d : kLanes;
         Vec rows[kLanes];
         for (int64_t c = 0; c < kLanes; ++c) {
-          rows[c] = c < count ? load(panel.o + (d + c) * kPanelRows + first) * factors : broadcast(0.0f);
+          rows[c] = c < count ? zero_where(dead, load(panel.o + (d + c) * kPanelRows + first) * factors) : zero;
         }
         transpose(rows);
         store_rows(rows, dtype, outputs + first, used, d, count);
