@@ -57,7 +57,7 @@ test-cpp: build
 	@ctest --test-dir $(BUILD) --output-on-failure
 
 test-python: build
-	@$(BIN)/python -m pytest -m "not gpu"
+	@$(BIN)/python -m pytest -n $(JOBS) -m "not gpu"
 
 demo: build
 	@$(BIN)/python -m flashonnx.demo
