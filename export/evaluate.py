@@ -395,7 +395,24 @@ def _group_query_attention_types(node: ir.Node, types: list[Type | None]) -> lis
     return [query, present, present][: len(node.outputs)]
 
 
+def _fused_matmul_types(node: ir.Node, types: list[Type | None]) -> list[Type | None]:
+    """com.microsoft FusedMatMul: MatMul of operands whose last two axes may be swapped."""
+    first, second = types[:2]
+    if first is None or second is None or min(len(first.shape), len(second.shape)) < 2:
+        return [None]
+    if node.attributes.get_int("transBatchA", 0) or node.attributes.get_int("transBatchB", 0):
+        return [None]
+    a, b = (
+        (*shape[:-2], shape[-1], shape[-2]) if node.attributes.get_int(flag, 0) else shape
+        for shape, flag in ((first.shape, "transA"), (second.shape, "transB"))
+    )
+    if a[-1] != b[-2]:
+        raise SizeError(f"FusedMatMul: {a} by {b}")
+    return [Type(first.dtype, (*_broadcast(node, [a[:-2], b[:-2]]), a[-2], b[-1]))]
+
+
 _CONTRIB_TYPES: dict[tuple[str, str], Callable[[ir.Node, list[Type | None]], list[Type | None]]] = {
+    ("com.microsoft", "FusedMatMul"): _fused_matmul_types,
     ("com.microsoft", "MultiHeadAttention"): _multi_head_attention_types,
     ("com.microsoft", "GroupQueryAttention"): _group_query_attention_types,
 }

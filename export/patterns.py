@@ -37,8 +37,9 @@ def data_inputs(value: ir.Value) -> list[ir.Value]:
 def patterns(inputs: list[ir.Value], trace: Trace) -> Iterator[Feeds]:
     """Data for integer and bool inputs: every position on, none, padding right and left, and at random.
 
-    What an input is compared with in the graph, such as a padding token, is among its random numbers. The last two entries of a batch stay mixed, so that a row which is masked altogether is among them. Without inputs
-    there is one pattern, the empty one. Other inputs get no data, so what depends on them counts as unknown.
+    What an input is compared with in the graph, such as a padding token, is among its random numbers. The last two
+    entries of a batch stay mixed, so that a row which is masked altogether is among them. Without inputs there is one
+    pattern, the empty one. Other inputs get no data, so what depends on them counts as unknown.
     """
     if not inputs:
         yield {}
@@ -56,9 +57,13 @@ def _draw(value: ir.Value, pattern: str, trace: Trace, generator: np.random.Gene
     known = trace.types.get(value)
     if known is None or known.dtype not in (ir.DataType.BOOL, ir.DataType.INT64, ir.DataType.INT32):
         return None
-    if pattern == "random" and (numbers := _compared_with(value, trace)):
-        return generator.choice([0, 1, *numbers], known.shape).astype(known.dtype.numpy())
-    array = _fill(pattern, known.shape, generator)
+    numbers = _compared_with(value, trace)
+    if numbers and pattern == "random":
+        array = generator.choice([0, 1, *numbers], known.shape)
+    elif numbers and pattern == "sparse":
+        array = np.where(generator.random(known.shape) < 0.4, generator.choice(numbers, known.shape), 0)
+    else:
+        array = _fill(pattern, known.shape, generator)
     return array.astype(known.dtype.numpy())
 
 

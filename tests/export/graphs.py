@@ -119,7 +119,7 @@ class Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
     def feeds(self, sizes: Mapping[str, int], padding: str, seed: int) -> dict[str, np.ndarray]:
-        """Random data at these sizes. padding: "none", "right", "left", "middle" or "all" (the last entry all masked)."""
+        """Random data at these sizes. padding: one of PADDINGS; "all" masks the whole last entry."""
         generator = np.random.default_rng(seed)
         return {value.name: _draw(value, sizes, padding, generator) for value in self.inputs}
 

@@ -201,3 +201,24 @@ def test_window_of_any_width(width: int, way: str) -> None:
 
     report = check(attention(on_scores=masked), width + 2, 2 * width)
     assert report.sites[0].mask == f"window ({width - 1}, -1)"
+
+
+@pytest.mark.parametrize("outer", [-1e9, -np.inf])
+def test_rows_without_keys_with_a_bias_between_the_masks(outer: float) -> None:
+    def masked(graph: Graph, scores: str) -> str:
+        causal = graph.op("LessOrEqual", distance(graph, scores), graph.constant(1, np.int64))
+        biased = graph.op(
+            "Sub", excluded(graph, scores, causal, -1e9), graph.input("bias", np.float32, ("rows", "rows"))
+        )
+        keep = graph.unsqueeze(graph.input("keep", np.bool_, ("batch", "rows"), integers=(0, 1), is_padding=True), 1, 2)
+        return graph.op("Add", biased, excluded(graph, graph.constant(0.0, np.float32), keep, outer))
+
+    check(attention(on_scores=masked), 6, 40)
+
+
+def test_fused_matmul_is_a_product() -> None:
+    graph = Graph()
+    q, k, v = (graph.input(name, np.float32, ("batch", 2, "rows", 4)) for name in "qkv")
+    scores = graph.op("FusedMatMul", q, k, domain="com.microsoft", alpha=0.5, transB=1)
+    graph.outputs.append(graph.op("MatMul", graph.op("Softmax", scores, axis=-1), v))
+    assert check(graph, 6).fused == 1
