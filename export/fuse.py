@@ -12,6 +12,7 @@ import onnx_ir as ir
 from flashonnx import contract
 from flashonnx.fusion import model_io
 from flashonnx.fusion.anchors import Read, anchors, is_attention
+from flashonnx.fusion.cache import with_cache
 from flashonnx.fusion.emit import Emitter
 from flashonnx.fusion.evaluate import SizeError
 from flashonnx.fusion.facts import Facts, Refusal, node_name
@@ -138,7 +139,7 @@ class _Pass:
     def _site(self, node: ir.Node, read: Read) -> Site:
         site = Site(node_name(node))
         try:
-            attention = read(node, self.facts)
+            attention = with_cache(read(node, self.facts), self.facts)
             site.form = attention.form
             meaning = self.masks.read(attention)
             site.mask = meaning.describe()

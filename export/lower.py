@@ -40,7 +40,8 @@ def lower(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
     inputs = _inputs(attention, meaning, layout, emitter)
     attributes = _attributes(attention, meaning, layout, emitter.facts)
     presents = _presents(attention)
-    outputs = contract.OUTPUT_INDEX["present_value"] + 1 if presents else 1
+    needs_presents = bool(presents) or (meaning.mean_rows and attention.has_past)
+    outputs = contract.OUTPUT_INDEX["present_value"] + 1 if needs_presents else 1
     node = emitter.node(contract.OP_TYPE, inputs, attributes, outputs, contract.DOMAIN)
     result = node.outputs[0]
     if meaning.mean_rows:

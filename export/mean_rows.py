@@ -27,7 +27,12 @@ def with_mean_rows(node: ir.Node, layout: Layout, attention: Attention, band: Ba
     """The op's output with mean(V) in the rows that have no key."""
     query, _, value, mask = node.inputs[: contract.INPUT_INDEX["attn_mask"] + 1]
     assert query is not None and value is not None and mask is not None
-    mean = emitter.reduce("ReduceMean", value, axis=layout.rank - 2)
+    if attention.has_past:
+        mean = emitter.reduce("ReduceMean", node.outputs[contract.OUTPUT_INDEX["present_value"]], axis=2)
+        if layout.rank == 3:
+            mean = emitter.op("Reshape", mean, emitter.ints(0, 1, -1))
+    else:
+        mean = emitter.reduce("ReduceMean", value, axis=layout.rank - 2)
     if layout.kv_heads != resolve(attention.heads):
         mean = _repeat_heads(mean, layout, attention, emitter)
     if band.bounded:
