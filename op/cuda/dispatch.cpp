@@ -87,12 +87,14 @@ std::string why_not(Kernel kernel, const Problem& problem, const Device& device)
   return sm80_head_size(problem) == 0 ? head_sizes(problem) + " exceed what it is built for" : "";
 }
 
-// Enough parts to give every multiprocessor two blocks, of no fewer keys than are worth a merge.
+// Enough parts to give every multiprocessor as many blocks as it holds (two at most), of no fewer keys than are worth a
+// merge.
 int choose_splits(const Problem& problem, const Device& device) {
   const int64_t row_tiles =
       (problem.q_sequence_length * problem.group_size() + kSplitTile.q_tile - 1) / kSplitTile.q_tile;
   const int64_t tiles = problem.batch_size * problem.kv_num_heads * row_tiles;
-  const int64_t wanted = 2 * device.multiprocessors / std::max<int64_t>(1, tiles);
+  const int64_t resident = device.shared_memory_bytes / split_shared_bytes(split_head_size(problem)) >= 2 ? 2 : 1;
+  const int64_t wanted = resident * device.multiprocessors / std::max<int64_t>(1, tiles);
   const int64_t most = std::min<int64_t>(kMostSplits, problem.total_sequence_length() / kLeastSplitKeys);
   return static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
 }

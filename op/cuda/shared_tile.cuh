@@ -23,23 +23,21 @@ struct SharedTile {
   __device__ void load(const Element* source, int64_t row_stride, int rows, int columns, bool vectors, int thread) {
     static_assert(kColumns % kChunk == 0);
     constexpr int kRowChunks = kColumns / kChunk;
+    constexpr int kChunks = kRows * kRowChunks;
+    if (vectors) {
 #pragma unroll
-    for (int i = 0; i < (kRows * kRowChunks + kThreads - 1) / kThreads; ++i) {
-      const int index = i * kThreads + thread;
-      const int row = index / kRowChunks;
-      const int column = index % kRowChunks * kChunk;
-      if (row >= kRows) break;
-      const Element* from = source + row * row_stride + column;
-      if (vectors) {
+      for (int i = 0; i < (kChunks + kThreads - 1) / kThreads; ++i) {
+        const int index = i * kThreads + thread;
+        const int row = index / kRowChunks;
+        const int column = index % kRowChunks * kChunk;
+        if (kChunks % kThreads != 0 && index >= kChunks) break;
         const bool inside = row < rows && column < columns;
-        copy_16_bytes(chunk(row, column / kChunk), inside ? from : source, inside);
-      } else {
-        alignas(16) Element values[kChunk];
-#pragma unroll
-        for (int c = 0; c < kChunk; ++c) {
-          values[c] = row < rows && column + c < columns ? from[c] : static_cast<Element>(0.f);
-        }
-        *reinterpret_cast<uint4*>(chunk(row, column / kChunk)) = *reinterpret_cast<const uint4*>(values);
+        copy_16_bytes(chunk(row, column / kChunk), inside ? source + row * row_stride + column : source, inside);
+      }
+    } else {
+#pragma unroll 1
+      for (int index = thread; index < kChunks; index += kThreads) {
+        copy_elements(source, row_stride, rows, columns, index / kRowChunks, index % kRowChunks * kChunk);
       }
     }
   }
@@ -60,6 +58,17 @@ struct SharedTile {
   __device__ void load_b_of_columns(uint32_t (&b)[4], int row, int step) {
     const int lane = threadIdx.x % 32;
     load_matrices_transposed(b, chunk(row + lane % 16, 2 * step + lane / 16));
+  }
+
+ private:
+  __device__ void copy_elements(const Element* source, int64_t row_stride, int rows, int columns, int row, int column) {
+    alignas(16) Element values[kChunk];
+#pragma unroll
+    for (int c = 0; c < kChunk; ++c) {
+      const bool inside = row < rows && column + c < columns;
+      values[c] = inside ? source[row * row_stride + column + c] : static_cast<Element>(0.f);
+    }
+    *reinterpret_cast<uint4*>(chunk(row, column / kChunk)) = *reinterpret_cast<const uint4*>(values);
   }
 };
 

@@ -35,6 +35,7 @@ struct Sm90Tile {
   static constexpr int kKeyPanelBytes = kKeyTile * 128;
   static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
   static constexpr int kProducerRegisters = kConsumers == 2 ? 40 : 32;
+  static constexpr bool kMixedExponentials = kHeadSize <= 128;  // above, there are products enough to hide them
   // With wide heads the products alone keep the tensor cores busy, and taking turns only costs.
   static constexpr bool kTakeTurns = kHeadSize <= 128;
 };
@@ -326,7 +327,8 @@ struct Sm90Consumer {
         mask_outside(scores, first_column, rows);
       }
     }
-    softmax_step<T::kModified>(scores, states, unit() * kLog2E, correction);
+    constexpr bool kMixed = T::kMixedExponentials && !T::kModified && !Masked::value;
+    softmax_step<T::kModified, kMixed>(scores, states, unit() * kLog2E, correction);
   }
 
   __device__ void pack_probabilities() {
