@@ -19,6 +19,10 @@ from onnx_ir.passes.common import InlinePass
 MAX_EMBEDDED_BYTES = 1_800_000_000
 
 
+# Where a model keeps the path that it was read from.
+_SOURCE = "flashonnx.source"
+
+
 class ModelError(Exception):
     """A model that cannot be read, fused or written. The message says what is wrong, and where."""
 
@@ -52,24 +56,35 @@ def _read(path: Path) -> ir.Model:
     except Exception as error:  # protobuf's DecodeError, or OSError
         raise ModelError(f"{path}: not an ONNX model, or truncated ({_first_line(error)})") from error
     model = _from_proto(proto, str(path))
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor):
-            tensor.base_dir = str(path.parent)
-            _check_external(tensor, path)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _located(value.const_value, path)
+    model.meta[_SOURCE] = path
     return model
 
 
-def _check_external(tensor: ir.ExternalTensor, path: Path) -> None:
-    data = Path(tensor.path)
+def _located(tensor: ir.ExternalTensor, model_path: Path) -> ir.ExternalTensor:
+    """The weight with the whole path of its data. A link that the user has put beside the model is followed, as in
+    the caches of model hubs; a location that leads out of the model's folder by itself is not.
+    """
+    location = Path(tensor.location)
+    if location.is_absolute() or ".." in location.parts:
+        raise ModelError(f"{model_path}: weight {tensor.name} is in {location}, outside the model's folder")
+    data = model_path.parent / location
     if not data.is_file():
-        raise ModelError(f"{path}: weight {tensor.name} is in {tensor.location}, which is not there")
-    needed = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
-    if data.stat().st_size < needed:
+        raise ModelError(f"{model_path}: weight {tensor.name} is in {location}, which is not there")
+    offset, length = tensor.offset or 0, tensor.length if tensor.length is not None else tensor.nbytes
+    if data.stat().st_size < offset + length:
         raise ModelError(
-            f"{path}: {tensor.location} is truncated: weight {tensor.name} needs {needed} bytes, "
+            f"{model_path}: {location} is truncated: weight {tensor.name} needs {offset + length} bytes, "
             f"the file has {data.stat().st_size}"
         )
+    if length < tensor.nbytes:
+        raise ModelError(f"{model_path}: weight {tensor.name} has {length} bytes, its shape needs {tensor.nbytes}")
+    return ir.ExternalTensor(
+        data.resolve(), offset, length, tensor.dtype, shape=tensor.shape, name=tensor.name or "", base_dir=""
+    )
 
 
 def _from_proto(proto: onnx.ModelProto, what: str) -> ir.Model:
@@ -114,9 +129,11 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise ModelError(f"{path}: no such folder: {path.parent}")
+    if path.is_dir():
+        raise ModelError(f"{path}: cannot be written: it is a folder")
     tensors = [value.const_value for value in model.graph.initializers.values()]
     external = is_large(model) or any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
-    data_name = f"{path.name}.data" if external else None
+    data_name = _data_name(model, path) if external else None
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             ir.save(model, Path(folder) / path.name, external_data=data_name)
@@ -127,6 +144,19 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
                     os.replace(written, path.parent / name)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be written: {_first_line(error)}") from error
+
+
+def _data_name(model: ir.Model, path: Path) -> str:
+    """`<name>.data`, unless that holds the weights of the model that this one was made from, under another name."""
+    name = f"{path.name}.data"
+    source = model.meta.get(_SOURCE)
+    if source is not None and source.resolve() == path.resolve():
+        return name
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    taken = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    while (path.parent / name).resolve() in taken:
+        name = f"{name}.data"
+    return name
 
 
 def _first_line(error: BaseException) -> str:
