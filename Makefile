@@ -1,5 +1,6 @@
 # make build   .venv with flashonnx and everything that the tests and the demo need, the library compiled
 # make test    all tests that need no GPU
+# make test-tensorrt  the plugin, compiled and tested without a GPU by TensorRT-RTX; takes minutes, wants no installed CUDA
 # make demo    a real model from PyTorch to ONNX Runtime, with a report in demo/
 # make lint    ruff, clang-format, mypy
 # make sanitize  the C++ tests and the ONNX Runtime tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -10,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/release
 SANITIZED := build/sanitize
+CUDA_BUILD := build/cuda
 
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
@@ -18,7 +20,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: build test test-cpp test-python demo lint format sanitize clean
+.PHONY: build test test-cpp test-python test-tensorrt demo lint format sanitize clean
 .DEFAULT_GOAL := build
 
 # The library and the C++ tests share a build folder, so that nothing is compiled twice. No build isolation: CMake and
@@ -58,6 +60,22 @@ test-cpp: build
 
 test-python: build
 	@$(BIN)/python -m pytest -n $(JOBS) -m "not gpu"
+
+# Kernels included: the plugin is tested as it is installed. The compiler has an environment of its own, because
+# PyTorch's holds CUDA packages of other versions.
+test-tensorrt: build
+	@echo "== installing TensorRT-RTX into $(VENV), and a CUDA compiler into $(CUDA_BUILD)/venv"
+	@$(BIN)/python -m pip install --quiet "$$(cmake/requirements.py pyproject.toml tensorrt-rtx | tail -1)"
+	@test -x $(CUDA_BUILD)/venv/bin/pip || $(PYTHON) -m venv $(CUDA_BUILD)/venv
+	@cmake/requirements.py pyproject.toml cuda-build | grep ^nvidia- > $(CUDA_BUILD)/requirements.txt
+	@$(CUDA_BUILD)/venv/bin/pip install --quiet --requirement $(CUDA_BUILD)/requirements.txt
+	@echo "== compiling the CUDA kernels and the TensorRT plugin"
+	@CUDACXX="$$($(CUDA_BUILD)/venv/bin/python cmake/find_nvcc.py)" \
+		cmake -S . -B $(CUDA_BUILD) -G Ninja -DFLASHONNX_TESTS=ON \
+		-DFLASHONNX_ORT_INCLUDE="$$(cmake/find_ort_headers.py --cache $(BUILD)/onnxruntime_headers)" >/dev/null
+	@cmake --build $(CUDA_BUILD) --target flashonnx_trt plugin_test
+	@ctest --test-dir $(CUDA_BUILD)/tests/plugin --output-on-failure
+	@FLASHONNX_PLUGIN=$(CUDA_BUILD)/plugin/libflashonnx_trt.so $(BIN)/python -m pytest -m "not gpu" tests/plugin
 
 demo: build
 	@$(BIN)/python -m flashonnx.demo
