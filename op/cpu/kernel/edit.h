@@ -79,16 +79,16 @@ enum class PanelMask {
 
 // Watches the values of a mask go by.
 struct MaskSummary {
-  bool all_zero = true;
-  bool none_allowed = true;
+  Mask zero = equal(broadcast(0.0f), broadcast(0.0f));  // lanes that were always 0
+  Mask never = zero;                                    // lanes that were always -infinity
 
   void see(Vec bias) {
-    all_zero = all_zero && all(equal(bias, broadcast(0.0f)));
-    none_allowed = none_allowed && all(equal(bias, broadcast(kNever)));
+    zero = both(zero, equal(bias, broadcast(0.0f)));
+    never = both(never, equal(bias, broadcast(kNever)));
   }
 
   PanelMask or_else(PanelMask kind) const {
-    return none_allowed ? PanelMask::kNothingAllowed : all_zero ? PanelMask::kNone : kind;
+    return all(never) ? PanelMask::kNothingAllowed : all(zero) ? PanelMask::kNone : kind;
   }
 };
 
@@ -103,28 +103,49 @@ inline PanelMask load_shared_mask(const Tile& tile, const TileRow& row, KeySpan 
   return summary.or_else(PanelMask::kShared);
 }
 
+// The panel's mask values for keys [j, j + left), at most kLanes of them, as rows of `bias`.
+template <DType kType>
+inline void load_mask_part(const void* const* masks, int64_t key, int64_t left, float* bias, MaskSummary& summary) {
+  const int64_t used = left < kLanes ? left : kLanes;
+  for (int first = 0; first < kPanelRows; first += kLanes) {
+    Vec values[kLanes];
+    if (used == kLanes) {
+      for (int r = 0; r < kLanes; ++r) values[r] = load_all(kType, element(kType, masks[first + r], key));
+    } else {
+      for (int r = 0; r < kLanes; ++r) values[r] = load_values(kType, masks[first + r], key, used);
+    }
+    transpose(values);
+    for (int64_t c = 0; c < used; ++c) {
+      summary.see(values[c]);
+      store(bias + c * kPanelRows + first, values[c]);
+    }
+  }
+}
+
+template <DType kType>
+inline PanelMask load_mask_of(const void* const* masks, KeySpan keys, float* bias) {
+  MaskSummary summary;
+  for (int64_t j = 0; j < keys.size(); j += kLanes) {
+    load_mask_part<kType>(masks, keys.begin + j, keys.size() - j, bias + j * kPanelRows, summary);
+  }
+  return summary.or_else(PanelMask::kByRow);
+}
+
 inline PanelMask load_mask(const Tile& tile, const TileRow* rows, int count, KeySpan keys, float* bias) {
   if (tile.mask_dtype == DType::kUndefined) return PanelMask::kNone;
   if (tile.mask_is_shared) return load_shared_mask(tile, rows[0], keys, bias);
-  MaskSummary summary;
-  for (int64_t j = 0; j < keys.size(); j += kLanes) {
-    const int64_t left = keys.size() - j;
-    for (int first = 0; first < kPanelRows; first += kLanes) {
-      Vec values[kLanes];
-      for (int r = 0; r < kLanes; ++r) {
-        const TileRow& row = rows[first + r < count ? first + r : count - 1];
-        values[r] = load_values(tile.mask_dtype, row.mask, keys.begin + j, left);
-        if (left >= kLanes) summary.see(values[r]);
-      }
-      transpose(values);
-      for (int64_t c = 0; c < kLanes; ++c) {
-        if (c >= left) break;
-        if (left < kLanes) summary.see(values[c]);
-        store(bias + (j + c) * kPanelRows + first, values[c]);
-      }
-    }
+  const void* masks[kPanelRows];
+  for (int r = 0; r < kPanelRows; ++r) masks[r] = rows[r < count ? r : count - 1].mask;
+  switch (tile.mask_dtype) {
+    case DType::kBool:
+      return load_mask_of<DType::kBool>(masks, keys, bias);
+    case DType::kFloat16:
+      return load_mask_of<DType::kFloat16>(masks, keys, bias);
+    case DType::kBFloat16:
+      return load_mask_of<DType::kBFloat16>(masks, keys, bias);
+    default:
+      return load_mask_of<DType::kFloat>(masks, keys, bias);
   }
-  return summary.or_else(PanelMask::kByRow);
 }
 
 }  // namespace flashonnx::cpu::FLASHONNX_ISA

@@ -5,8 +5,8 @@
 
 namespace flashonnx::cpu::FLASHONNX_ISA {
 
-// Added to x it leaves round(x) in the low bits of the sum: 1.5 * 2^23.
-constexpr float kRoundingShift = 12582912.0f;
+// Added to x it leaves round(x) + 127, the exponent field of 2^round(x), in the low bits of the sum: 1.5 * 2^23 + 127.
+constexpr float kRoundingShift = 12583039.0f;
 
 // e^x for x <= 0, within 2 ulp; 0 where the result would be subnormal, NaN where x is.
 //

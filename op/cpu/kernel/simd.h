@@ -4,7 +4,7 @@
 //   Vec, kLanes                        arithmetic by + - * /
 //   load, store, broadcast             addresses need no alignment
 //   fma(a, b, c) = a * b + c,          fnma(a, b, c) = c - a * b
-//   max(a, b), min(a, b)               b where either is NaN
+//   max(a, b)                          b where either is NaN
 //   Mask, less, equal, both, all       lane by lane; a comparison with NaN is false
 //   select(mask, a, b), zero_where(mask, a)
 //   times_pow2(a, n)                   a * 2^k, for n = kRoundingShift + k (math.h), k in -126..127; NaN where a is

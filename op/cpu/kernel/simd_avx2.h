@@ -16,7 +16,6 @@ inline Vec broadcast(float a) { return _mm256_set1_ps(a); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(a, b, c); }
 inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
-inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 
 inline Mask less(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 inline Mask equal(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
@@ -25,10 +24,7 @@ inline Vec select(Mask mask, Vec a, Vec b) { return _mm256_blendv_ps(b, a, mask)
 inline Vec zero_where(Mask mask, Vec a) { return _mm256_andnot_ps(mask, a); }
 inline bool all(Mask mask) { return _mm256_movemask_ps(mask) == 0xff; }
 
-inline Vec times_pow2(Vec a, Vec n) {
-  const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(n), 23);
-  return a * _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_castps_si256(_mm256_set1_ps(1))));
-}
+inline Vec times_pow2(Vec a, Vec n) { return a * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(n), 23)); }
 
 inline float sum(Vec a) {
   __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -16,7 +16,6 @@ inline Vec broadcast(float a) { return _mm512_set1_ps(a); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
-inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 
 inline Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 inline Mask equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
@@ -25,10 +24,7 @@ inline Vec select(Mask mask, Vec a, Vec b) { return _mm512_mask_blend_ps(mask, b
 inline Vec zero_where(Mask mask, Vec a) { return _mm512_maskz_mov_ps(_knot_mask16(mask), a); }
 inline bool all(Mask mask) { return mask == 0xffff; }
 
-inline Vec times_pow2(Vec a, Vec n) {
-  const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(n), 23);
-  return a * _mm512_castsi512_ps(_mm512_add_epi32(exponent, _mm512_castps_si512(_mm512_set1_ps(1))));
-}
+inline Vec times_pow2(Vec a, Vec n) { return a * _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(n), 23)); }
 
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 

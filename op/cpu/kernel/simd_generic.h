@@ -29,11 +29,10 @@ inline Vec select(Mask mask, Vec a, Vec b) { return (Vec)((mask & (Mask)a) | (~m
 inline Vec zero_where(Mask mask, Vec a) { return (Vec)(~mask & (Mask)a); }
 inline bool all(Mask mask) { return (mask[0] & mask[1] & mask[2] & mask[3]) != 0; }
 inline Vec max(Vec a, Vec b) { return select(less(b, a), a, b); }
-inline Vec min(Vec a, Vec b) { return select(less(a, b), a, b); }
 
 inline Vec times_pow2(Vec a, Vec n) {
   typedef uint32_t Bits __attribute__((vector_size(16)));  // wraps where a signed shift may not
-  return a * (Vec)(((Bits)n << 23) + (Bits)broadcast(1.0f));
+  return a * (Vec)((Bits)n << 23);
 }
 
 inline float sum(Vec a) { return (a[0] + a[2]) + (a[1] + a[3]); }

@@ -180,23 +180,31 @@ class TiledKernel {
     return edited ? 1 : tile_.score_scale;
   }
 
+  // A score is scaled and the maximum subtracted from it in one rounding, where the maximum had two. Up to this size
+  // the difference is harmless; beyond, scores are rounded as their maximum was, or they could exceed it.
+  static constexpr float kLargeScore = 16384;
+
   // Scores become probabilities relative to the new row maximum; the statistics follow.
   void fold(const Panel& panel, int64_t count, float scale) {
-    const Vec never = broadcast(kNever), zero = broadcast(0.0f), scales = broadcast(scale);
+    const Vec never = broadcast(kNever), zero = broadcast(0.0f);
     for (int first = 0; first < kPanelRows; first += kLanes) {
       float* column = scratch_.scores + first;
+      Vec scales = broadcast(scale);
       const Vec old_m = load(panel.m + first);
       Vec m = never;
       for (int64_t j = 0; j < count; ++j) m = max(load(column + j * kPanelRows), m);
       m = max(m * scales, old_m);
       store(panel.m + first, m);
+      if (!all(less(max(m, zero - m), broadcast(kLargeScore)))) {
+        for (int64_t j = 0; j < count; ++j) store(column + j * kPanelRows, load(column + j * kPanelRows) * scales);
+        scales = broadcast(1.0f);
+      }
       // A row that has seen no key: exp(-inf - 0) is 0, where exp(-inf - -inf) would be NaN.
       const Vec base = select(equal(m, never), zero, m);
       const Vec factor = exp_nonpositive(old_m - base);
       Vec l = load(panel.l + first) * factor;
       for (int64_t j = 0; j < count; ++j) {
-        // The maximum was rounded and this product is not, so it may lie above, and for large scores far above.
-        const Vec p = exp_nonpositive(min(zero, fma(load(column + j * kPanelRows), scales, zero - base)));
+        const Vec p = exp_nonpositive(fma(load(column + j * kPanelRows), scales, zero - base));
         store(column + j * kPanelRows, p);
         l = l + p;
       }

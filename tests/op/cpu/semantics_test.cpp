@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
+#include <tuple>
 
 #include "op/cpu/convert.h"
 #include "tests/op/cpu/kernel_variants.h"
@@ -14,20 +16,22 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 // One batch entry, one head of size 1: with K all 0 every score is 0, and V = 1, 2, 4, ... tells which keys took part.
-class Semantics : public ::testing::TestWithParam<std::string> {
+// Three query heads alike, which share Q and Y, make more rows than the kernel for few rows takes.
+class Semantics : public ::testing::TestWithParam<std::tuple<std::string, int>> {
  protected:
-  static constexpr int kRows = 3, kKeys = 4;
+  static constexpr int kRows = 3, kKeys = 4, kMostHeads = 3;
 
   Semantics() {
     p_.dtype = DType::kFloat;
-    p_.batch_size = p_.q_num_heads = p_.kv_num_heads = p_.head_size = p_.v_head_size = 1;
+    p_.batch_size = p_.kv_num_heads = p_.head_size = p_.v_head_size = 1;
+    p_.q_num_heads = std::get<int>(GetParam());
     p_.q_sequence_length = kRows;
     p_.kv_sequence_length = kKeys;
     p_.scale = 1;
-    p_.q = {q_, kRows, kRows, 1};
+    p_.q = {q_, kRows, 0, 1};
     p_.k = {k_, kKeys, kKeys, 1};
     p_.v = {v_, kKeys, kKeys, 1};
-    p_.y = {y_, kRows, kRows, 1};
+    p_.y = {y_, kRows, 0, 1};
     p_.lse = lse_;
   }
 
@@ -36,7 +40,7 @@ class Semantics : public ::testing::TestWithParam<std::string> {
   }
 
   void run() {
-    const ForcedKernel forced(GetParam());
+    const ForcedKernel forced(std::get<std::string>(GetParam()));
     const Status status = plan_and_run(p_, InlineParallel());
     ASSERT_TRUE(status.ok()) << status.message();
   }
@@ -59,7 +63,7 @@ class Semantics : public ::testing::TestWithParam<std::string> {
   float k_[kKeys] = {0, 0, 0, 0};
   float v_[kKeys] = {1, 2, 4, 8};
   float y_[kRows] = {kNaN, kNaN, kNaN};
-  float lse_[kRows] = {kNaN, kNaN, kNaN};
+  float lse_[kMostHeads * kRows] = {kNaN, kNaN, kNaN};
 };
 
 TEST_P(Semantics, AllKeysByDefault) {
@@ -170,6 +174,41 @@ TEST_P(Semantics, NaNStaysInItsRow) {
   expect_mean(2, {1, 2, 4, 8});
 }
 
+TEST_P(Semantics, NaNOfAnyPayloadStaysOne) {
+  for (const uint32_t bits : {0x7f800001u, 0x7fc00001u, 0x7fffffffu, 0xffffffffu}) {
+    q_[1] = cpu::float_from_bits(bits);
+    run();
+    EXPECT_TRUE(std::isnan(y_[1]) && std::isnan(lse_[1])) << std::hex << bits;
+    expect_mean(2, {1, 2, 4, 8});
+  }
+}
+
+TEST_P(Semantics, DeadRowIsZeroWhateverVHolds) {
+  const bool mask[] = {true, true, true, true, false, false, false, false, true, true, true, true};
+  mask_with(mask, DType::kBool, kKeys);
+  v_[2] = kNaN;
+  run();
+  expect_mean(1, {});
+}
+
+TEST_P(Semantics, HugeScoresLeaveTheLargest) {
+  p_.scale = 1.3;  // no power of two: scores are rounded
+  for (const float size : {1e7f, 1e12f, 1e20f, 1e30f}) {
+    for (int j = 0; j < kKeys; ++j) k_[j] = -size * static_cast<float>(1 + (j + 3) % kKeys);
+    run();
+    for (int i = 0; i < kRows; ++i) {
+      EXPECT_EQ(y_[i], 2) << size;
+      EXPECT_NEAR(lse_[i] / (-1.3 * static_cast<double>(size)), 1, 1e-6);
+    }
+    for (int j = 0; j < kKeys; ++j) k_[j] = -k_[j];
+    run();
+    for (int i = 0; i < kRows; ++i) {
+      EXPECT_EQ(y_[i], 1) << size;
+      EXPECT_NEAR(lse_[i] / (4 * 1.3 * static_cast<double>(size)), 1, 1e-6);
+    }
+  }
+}
+
 TEST_P(Semantics, SoftcapComesBeforeTheMask) {
   const float mask[] = {-kInf, 0, 5, -kInf};
   mask_with(mask, DType::kFloat, 0);
@@ -182,7 +221,8 @@ TEST_P(Semantics, SoftcapComesBeforeTheMask) {
 
 TEST_P(Semantics, SinkTakesItsShareAndNoMore) {
   const float sink = std::log(4.0f);  // as much as the four keys
-  p_.sinks = &sink;
+  const float sinks[kMostHeads] = {sink, sink, sink};
+  p_.sinks = sinks;
   p_.is_causal = true;
   run();
   EXPECT_NEAR(y_[0], 1.0f / 5, 1e-6);
@@ -191,9 +231,9 @@ TEST_P(Semantics, SinkTakesItsShareAndNoMore) {
 }
 
 TEST_P(Semantics, SinkDoesNotRaiseTheDead) {
-  const float sink = 3;
+  const float sinks[kMostHeads] = {3, 3, 3};
   const bool mask[] = {false, false, false, false};
-  p_.sinks = &sink;
+  p_.sinks = sinks;
   mask_with(mask, DType::kBool, 0);
   run();
   for (int i = 0; i < kRows; ++i) expect_mean(i, {});
@@ -201,7 +241,8 @@ TEST_P(Semantics, SinkDoesNotRaiseTheDead) {
 
 TEST_P(Semantics, AlibiPullsBothWaysFromTheQuery) {
   const float slope = std::log(2.0f);
-  p_.alibi_slopes = &slope;
+  const float slopes[kMostHeads] = {slope, slope, slope};
+  p_.alibi_slopes = slopes;
   run();
   // Row 1 weighs the keys 1/2, 1, 1/2, 1/4.
   EXPECT_NEAR(y_[1], (0.5f * 1 + 1 * 2 + 0.5f * 4 + 0.25f * 8) / 2.25f, 1e-6);
@@ -223,7 +264,10 @@ std::vector<std::string> variants() {
   return names;
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, Semantics, ::testing::ValuesIn(variants()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Cpu, Semantics, ::testing::Combine(::testing::ValuesIn(variants()), ::testing::Values(1, 3)),
+                         [](const auto& info) {
+                           return std::get<0>(info.param) + (std::get<1>(info.param) == 1 ? "_few_rows" : "_more_rows");
+                         });
 
 // What qk_matmul_output holds by mode, with -infinity where a key is forbidden and 0 in a row that has none.
 TEST(QkMatmulOutput, FollowsItsMode) {
