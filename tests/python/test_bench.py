@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,3 +222,17 @@ def test_memory_is_measured_in_children():
     scores = 8 * 256 * 256 * 4
     assert measured.peak_bytes["ORT unfused"] >= scores
     assert measured.peak_bytes["flashonnx"] < scores
+
+
+def test_markdown_table(result, tmp_path):
+    result.save_json(tmp_path / "bench.json")
+    script = Path(__file__).parents[2] / "benchmarks" / "table.py"
+    done = subprocess.run([sys.executable, script, tmp_path / "bench.json"], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[2] == "| case | torch SDPA | ORT MHA | GFLOP/s |"
+    assert lines[4].startswith("| B1 H2 N32 D16 full float32 |")
+    assert len(lines) == 6
+    (tmp_path / "bad.json").write_text("{}")
+    done = subprocess.run([sys.executable, script, tmp_path / "bad.json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "bad.json: not a result" in done.stderr

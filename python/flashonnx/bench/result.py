@@ -79,6 +79,7 @@ class BenchResult:
         data["ours"] = sorted(self.ours)
         for key in ("timings", "scaling"):
             for entry, timing in zip(data[key], getattr(self, key), strict=True):
+                entry["name"] = str(timing.case)
                 entry["median_seconds"] = {name: timing.median(name) for name in timing.seconds}
                 entry["gflops"] = {name: timing.gflops(name) for name in timing.seconds}
                 entry["time_over_ours"] = {name: timing.ratio(name) for name in timing.seconds}
