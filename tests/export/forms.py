@@ -111,9 +111,7 @@ def assert_fused(graph: Graph, sizes: tuple[Mapping[str, int], ...] = SIZES, tol
     assert fused.site.fused, fused.site.reason
     if all(output.type.tensor_type.HasField("shape") for output in model.graph.output):
         onnx.checker.check_model(fused.model)
-    feeds = [
-        graph.feeds(size, padding, seed) for seed, size in enumerate(sizes) for padding in PADDINGS
-    ]
+    feeds = [graph.feeds(size, padding, seed) for seed, size in enumerate(sizes) for padding in PADDINGS]
     for before, after in zip(run_model(model, feeds), run_model(fused.model, feeds), strict=True):
         for old, new in zip(before, after, strict=True):
             known = ~np.isnan(old)

@@ -98,9 +98,7 @@ def test_heads_folded_into_the_batch():
     """As bmm wants them, and nn.MultiheadAttention with weights."""
     graph = Graph()
     inputs = [graph.input(name, np.float32, ("batch", "rows", WIDTH)) for name in "qkv"]
-    q, k, v = (
-        graph.reshape(split_heads(graph, value), -1, (value, 1), SIZE) for value in inputs
-    )
+    q, k, v = (graph.reshape(split_heads(graph, value), -1, (value, 1), SIZE) for value in inputs)
     scores = times(SIZE**-0.5)(graph, graph.op("MatMul", q, graph.transpose(k, 0, 2, 1)))
     y = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), v)
     y = graph.reshape(y, -1, HEADS, (inputs[0], 1), SIZE)
@@ -110,7 +108,9 @@ def test_heads_folded_into_the_batch():
 
 def test_einsum_without_transposes():
     graph = Graph()
-    q, k, v = (graph.reshape(graph.input(name, np.float32, ("batch", "rows", WIDTH)), 0, 0, HEADS, SIZE) for name in "qkv")
+    q, k, v = (
+        graph.reshape(graph.input(name, np.float32, ("batch", "rows", WIDTH)), 0, 0, HEADS, SIZE) for name in "qkv"
+    )
     scores = graph.op("Einsum", q, k, equation="bihd,bjhd->bhij")
     y = graph.op("Einsum", graph.op("Softmax", scores, axis=-1), v, equation="bhij,bjhd->bihd")
     graph.outputs.append(graph.reshape(y, 0, 0, WIDTH))

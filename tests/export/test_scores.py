@@ -109,7 +109,9 @@ def test_sinks():
 
 
 def test_sinks_that_stay_in_the_product_are_left_alone():
-    graph = attention(on_scores=with_sinks, on_probabilities=lambda g, p: g.op("Slice", p, g.ints(1), g.ints(2**31), g.ints(-1)))
+    graph = attention(
+        on_scores=with_sinks, on_probabilities=lambda g, p: g.op("Slice", p, g.ints(1), g.ints(2**31), g.ints(-1))
+    )
     assert_left_alone(graph, "not understood", "Slice")
 
 
