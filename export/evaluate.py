@@ -153,7 +153,7 @@ class Operators:
             inferred = onnx.shape_inference.infer_node_outputs(
                 schema, proto, known, constants, opset_imports=opsets, ir_version=self.ir_version
             )
-        except onnx.shape_inference.InferenceError as error:
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
             raise SizeError(f"{node.op_type}: {error}") from error
         return [_static_type(inferred.get(name)) for name in proto.output]
 

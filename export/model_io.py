@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 from flashonnx import contract
+from flashonnx.fusion import soundness
 from onnx_ir.passes.common import InlinePass
 
 # Protobuf refuses messages of 2 GiB; beyond this much weight the file gets a second one beside it. Leaves room for nodes.
@@ -35,10 +36,14 @@ def load(model_or_path: onnx.ModelProto | ir.Model | str | os.PathLike[str]) -> 
     if isinstance(model_or_path, ir.Model):
         model = model_or_path.clone()
     elif isinstance(model_or_path, onnx.ModelProto):
-        model = _from_proto(model_or_path, "the model")
+        model = _from_proto(model_or_path, _name(model_or_path))
     else:
         model = _read(Path(model_or_path))
-    _check_graph(model.graph, "the graph")
+    try:
+        soundness.check_order(model.graph, "the graph")
+        soundness.check_tensors(model.graphs())
+    except soundness.UnsoundError as error:
+        raise ModelError(f"{_name(model_or_path)}: {error}") from error
     try:
         InlinePass(criteria=lambda function: function.domain != contract.DOMAIN)(model)
     except Exception as error:  # onnx-ir wraps whatever a broken function body makes it raise
@@ -93,32 +98,17 @@ def _from_proto(proto: onnx.ModelProto, what: str) -> ir.Model:
     if not proto.opset_import:
         raise ModelError(f"{what}: not an ONNX model: it imports no operator set")
     try:
+        soundness.check_nodes(proto)
         return ir.from_proto(proto)
+    except soundness.UnsoundError as error:
+        raise ModelError(f"{what}: {error}") from error
     except Exception as error:
         raise ModelError(f"{what}: not a sound ONNX model: {_first_line(error)}") from error
 
 
-def _check_graph(graph: ir.Graph, where: str) -> None:
-    """Every input of every node is made before it is used; sorts the nodes if only their order is wrong."""
-    try:
-        graph.sort()
-    except ValueError as error:
-        raise ModelError(f"{where} has a cycle") from error
-    made = set(graph.inputs) | set(graph.initializers.values())
-    for node in graph:
-        for value in node.inputs:
-            if value is not None and value.producer() is None and value not in made and value.graph in (None, graph):
-                raise ModelError(
-                    f"node {describe(node)} reads {value.name!r}, which no node, input or weight of {where} provides"
-                )
-    for value in graph.outputs:
-        if value.producer() is None and value not in made:
-            raise ModelError(f"output {value.name!r} is not computed by any node of {where}")
-
-
-def describe(node: ir.Node) -> str:
-    """How a message names a node."""
-    return f"{node.name or node.outputs[0].name} ({node.op_type})"
+def _name(model_or_path: onnx.ModelProto | ir.Model | str | os.PathLike[str]) -> str:
+    """How a message names the model."""
+    return "the model" if isinstance(model_or_path, (onnx.ModelProto, ir.Model)) else os.fspath(model_or_path)
 
 
 def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
@@ -142,7 +132,7 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
                 written = Path(folder) / name
                 if written.exists():
                     os.replace(written, path.parent / name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ir.serde.SerdeError) as error:
         raise ModelError(f"{path}: cannot be written: {_first_line(error)}") from error
 
 

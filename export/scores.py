@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from flashonnx.fusion.axes import Atom, View
@@ -214,8 +215,9 @@ def _same(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
 
 def _clamp(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
     """Max or Clip with a limit so low that no score which counts is changed."""
-    inner, limit, *upper = node.inputs
-    low = facts.scalar(limit)
+    inner, *limits = node.inputs
+    lower, *upper = limits or [None]
+    low = facts.scalar(lower) if lower is not None else -np.inf
     if low is None or low > _LOWEST or any(value is not None for value in upper):
         raise Refusal("the scores are clamped", node)
     yield scores.through(node, inner, scores.view)
