@@ -54,7 +54,7 @@ def bench(
 
         chosen = topics or ["speed"]
         try:
-            with progress("benchmarking") as say:
+            with progress("benchmarking", is_long=True) as say:
                 result = run(
                     TOPICS if "all" in chosen else chosen,
                     cases=with_options(case or SPEED_CASES, causal=causal, dtype=dtype),

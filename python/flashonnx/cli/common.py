@@ -51,12 +51,18 @@ def exit_codes() -> Iterator[None]:
 
 
 @contextmanager
-def progress(description: str) -> Iterator[Callable[[str], None]]:
-    """Shows a spinner and the last step on stderr while the block runs; yields what takes the steps."""
+def progress(description: str, *, is_long: bool = False) -> Iterator[Callable[[str], None]]:
+    """Shows a spinner and the last step on stderr while the block runs; yields what takes the steps.
+
+    Where stderr is no terminal, a command that takes minutes (`is_long`) writes a line a step, others nothing.
+    """
     from rich.console import Console
 
-    console = Console(stderr=True)
-    with console.status(description) as status:
+    stderr = Console(stderr=True)
+    if not stderr.is_terminal:
+        yield lambda step: typer.echo(f"{description}: {step}", err=True) if is_long else None
+        return
+    with stderr.status(description) as status:
         yield lambda step: status.update(f"{description}: {step}")
 
 

@@ -24,7 +24,7 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
         from flashonnx.demo.core import FULL, QUICK, run
 
-        with progress("demo") as say:
+        with progress("demo", is_long=True) as say:
             result = run(QUICK if quick else FULL, threads=threads, progress=say)
         result.save_json(folder / "report.json")
         result.save_html(folder / "report.html")
