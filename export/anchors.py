@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
+
 from flashonnx import contract
 from flashonnx.fusion.attention import Attention, from_softmax
 from flashonnx.fusion.facts import Facts, Refusal
@@ -19,11 +20,11 @@ Read = Callable[[ir.Node, Facts], Attention]
 
 
 def anchors(graph: ir.Graph) -> Iterator[tuple[ir.Node, Read]]:
-    """Each node that may be the heart of an attention, with what reads it."""
-    for node in graph:
+    """Each node that may be the heart of an attention, with what reads it; those in bodies of If and Loop too."""
+    for node in graph.all_nodes():
         read = _READERS.get((node.domain, node.op_type))
         if read is not None:
-            yield node, read
+            yield node, read if node.graph is graph else _in_a_body
 
 
 # How many nodes away from a softmax its two products may be.
@@ -61,10 +62,13 @@ def _consumers(node: ir.Node) -> list[ir.Node]:
     return list(node.successors())
 
 
+def _in_a_body(node: ir.Node, facts: Facts) -> Attention:
+    raise Refusal("it is inside the body of an If, Loop or Scan", node)
+
+
 def _softmax(node: ir.Node, facts: Facts) -> Attention:
     rank = facts.rank(node.inputs[0])
-    opset = node.graph.opset_imports.get("", 1) if node.graph is not None else 1  # type: ignore[union-attr]
-    axis = node.attributes.get_int("axis", -1 if opset >= 13 else 1)
+    axis = node.attributes.get_int("axis", -1)
     if axis % rank != rank - 1:
         raise Refusal(f"the softmax is over axis {axis} of {rank}, not over the last", node)
     return from_softmax(node, facts)

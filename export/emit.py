@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from flashonnx.fusion.axes import Axis, View, resolve, size_of
-from flashonnx.fusion.facts import Facts, Refusal
+from flashonnx.fusion.facts import Facts
 from flashonnx.fusion.operand import Place
 
 PREFIX = "flashonnx"
@@ -24,7 +25,9 @@ class Emitter:
         self.before: ir.Node | None = None
         self._made: dict[tuple[Any, ...], ir.Value] = {}
         self._count = 0
-        self._taken = {value.name for node in graph.all_nodes() for value in node.outputs} | set(graph.initializers)
+        nodes = list(graph.all_nodes())
+        self._taken = {value.name for value in graph.inputs} | set(graph.initializers)
+        self._taken |= {node.name for node in nodes} | {value.name for node in nodes for value in node.outputs}
 
     def start(self, before: ir.Node) -> None:
         self.before = before
@@ -197,7 +200,7 @@ def _blocks(axes: Sequence[Axis], target: Sequence[Axis]) -> list[Axis]:
 
 
 def _follows(first: object, second: object, target: Sequence[Axis]) -> bool:
-    return any(a is first and b is second for axis in target for a, b in zip(axis, axis[1:]))
+    return any(a is first and b is second for axis in target for a, b in itertools.pairwise(axis))
 
 
 def _position(block: Axis, target: Sequence[Axis]) -> int:

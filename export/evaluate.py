@@ -17,6 +17,8 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from flashonnx import contract, schema
+
 Shape = tuple[int, ...]
 
 # Data above this many elements is not evaluated: nothing that decides a shape or a mask at small sizes is that large.
@@ -133,25 +135,27 @@ class Operators:
         return self._inferred[key]
 
     def _infer(self, node: ir.Node, types: list[Type | None], data: list[np.ndarray | None]) -> list[Type | None]:
+        if node.domain == contract.DOMAIN:
+            schema.register()
         try:
-            schema = onnx.defs.get_schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
+            known_as = onnx.defs.get_schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
         except onnx.defs.SchemaError:
             return [None] * len(node.outputs)
         proto = _canonical(node)
         known = {
             name: onnx.helper.make_tensor_type_proto(int(type_.dtype), type_.shape)
-            for name, type_ in zip(proto.input, types)
+            for name, type_ in zip(proto.input, types, strict=True)
             if type_ is not None
         }
         constants = {
             name: onnx.numpy_helper.from_array(array, name)
-            for name, array in zip(proto.input, data)
+            for name, array in zip(proto.input, data, strict=True)
             if array is not None
         }
         opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
         try:
             inferred = onnx.shape_inference.infer_node_outputs(
-                schema, proto, known, constants, opset_imports=opsets, ir_version=self.ir_version
+                known_as, proto, known, constants, opset_imports=opsets, ir_version=self.ir_version
             )
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
             raise SizeError(f"{node.op_type}: {error}") from error
@@ -209,7 +213,7 @@ class Trace:
         if node.op_type == "If" and node.domain == "":
             self._run_if(node)
             return
-        for output, type_ in zip(node.outputs, self._infer(node)):
+        for output, type_ in zip(node.outputs, self._infer(node), strict=False):
             if type_ is not None:
                 self.types[output] = type_
 
@@ -220,7 +224,7 @@ class Trace:
             return
         branch = node.attributes["then_branch" if condition.all() else "else_branch"].as_graph()
         self.run(branch)
-        for output, inner in zip(node.outputs, branch.outputs):
+        for output, inner in zip(node.outputs, branch.outputs, strict=True):
             if inner in self.types:
                 self.types[output] = self.types[inner]
 
@@ -237,10 +241,10 @@ class Trace:
             return custom(node, types)
         if node.op_type == "Shape" and types and types[0] is None:
             return [None]
-        if any(type_ is None for value, type_ in zip(node.inputs, types) if value is not None):
+        if any(type_ is None for value, type_ in zip(node.inputs, types, strict=True) if value is not None):
             # Inference from half the inputs could take an unknown size for a known one.
             return [None] * len(node.outputs)
-        data = [self._shape_data(value, type_) for value, type_ in zip(node.inputs, types)]
+        data = [self._shape_data(value, type_) for value, type_ in zip(node.inputs, types, strict=True)]
         inferred = self.operators.infer(node, types, data)
         if node.op_type == "Reshape" and types[0] is not None:
             self._check_elements(types[0], inferred[0])
@@ -307,7 +311,7 @@ class Trace:
         if value in self.overrides:
             return self.overrides[value]
         node = value.producer()
-        if value.const_value is not None:
+        if value.const_value is not None and not value.is_graph_input():
             tensor = value.const_value
             return tensor.numpy() if tensor.size <= MAX_INPUT_ELEMENTS else None
         if node is None:
@@ -320,7 +324,7 @@ class Trace:
         if node.op_type in _NOT_EVALUATED or math.prod(self.shape(value) or (0,)) > MAX_OUTPUT_ELEMENTS:
             return None
         inputs = [None if source is None else self._data[source] for source in node.inputs]
-        if any(array is None for source, array in zip(node.inputs, inputs) if source is not None):
+        if any(array is None for source, array in zip(node.inputs, inputs, strict=True) if source is not None):
             return None
         try:
             outputs = self.operators.evaluate(node, inputs)

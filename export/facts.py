@@ -12,7 +12,7 @@ from flashonnx.fusion.axes import Size
 from flashonnx.fusion.evaluate import Trace
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 - a site is refused; nothing went wrong
     """Why a site is left alone: what was met, at which node."""
 
     def __init__(self, reason: str, node: ir.Node | None = None):
@@ -34,7 +34,7 @@ class Facts:
         shapes = [trace.shape(value) for trace in self.traces] if value is not None else [None]
         if any(shape is None for shape in shapes):
             raise Refusal(f"the shape of {value.name if value is not None else 'an absent input'} is not known")
-        return tuple(zip(*shapes)) if shapes[0] else ()  # type: ignore[arg-type]
+        return tuple(zip(*shapes, strict=True)) if shapes[0] else ()  # type: ignore[arg-type]
 
     def rank(self, value: ir.Value | None) -> int:
         return len(self.sizes(value))
@@ -102,6 +102,12 @@ def _floats(array: np.ndarray) -> bool:
 def data_consumers(value: ir.Value) -> list[ir.Node]:
     """The nodes that read the value's elements; one that only asks for its shape is none."""
     return [node for node in dict.fromkeys(use.node for use in value.uses()) if node.op_type not in ("Shape", "Size")]
+
+
+def is_in_body(consumer: ir.Node, value: ir.Value) -> bool:
+    """Whether the node reads the value from within the body of an If, Loop or Scan."""
+    producer = value.producer()
+    return producer is not None and consumer.graph is not producer.graph
 
 
 def require_single_consumer(value: ir.Value, what: str, consumers: tuple[ir.Node, ...]) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
 from flashonnx import contract
 from flashonnx.fusion import model_io
 from flashonnx.fusion.anchors import Read, anchors, is_attention
@@ -24,7 +26,9 @@ from flashonnx.fusion.report import FuseReport, Site
 from flashonnx.fusion.sizes import trace_model
 from flashonnx.fusion.verify import Verifier
 from flashonnx.fusion.verify_model import verify_model
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+# The oldest operator set whose Softmax, Squeeze and ReduceSum mean what the pass reads and writes.
+_OLDEST_OPSET = 13
 
 ModelLike = onnx.ModelProto | ir.Model | str | os.PathLike[str]
 Progress = Callable[[int, int, str], None]
@@ -47,7 +51,7 @@ class FuseResult:
         model_io.save(self.ir_model, path)
 
 
-class NotAllFused(ModelError):  # noqa: N818
+class NotAllFused(ModelError):  # noqa: N818 - says what is the case
     """With require_all: some site was left alone. `report` says which and why."""
 
     def __init__(self, report: FuseReport):
@@ -69,10 +73,11 @@ def fuse(
 ) -> FuseResult:
     """Rewrites every attention of the model that is understood to FlashAttention.
 
-    The argument is not changed. With `output` the result is written there, whole or not at all. verify: compare each
-    site and then the model, before and after, on random inputs, and leave alone what differs. portable: put the op's definition by
-    standard operators into the model, so that it also runs where the library is not loaded. progress(done, total, name)
-    is called after each site.
+    The argument is not changed. With `output` the result is written there, whole or not at all.
+
+    verify: compare each site and then the model, before and after, on random inputs, and leave alone what differs.
+    portable: put the op's definition by standard operators into the model, so that it also runs where the library is
+    not loaded. progress(done, total, name) is called after each site.
 
     Raises ModelError if the model cannot be read or the result not be written, and, with require_all, NotAllFused if a
     site is left alone; nothing is written then.
@@ -117,6 +122,11 @@ class _Pass:
         found = list(anchors(graph))
         report = FuseReport()
         if not found:
+            return report
+        opset = graph.opset_imports.get("", 1)
+        if opset < _OLDEST_OPSET:
+            reason = f"the model's operators are those of opset {opset}; convert it to {_OLDEST_OPSET} or later"
+            report.sites = [Site(node_name(node), reason=reason) for node, _ in found]
             return report
         try:
             facts = Facts(trace_model(self.model))

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from flashonnx.fusion.axes import Atom, Axis, View, resolve
 from flashonnx.fusion.contraction import Contraction, Operand, atoms_by_label, contraction_of, label_size, operand_view
-from flashonnx.fusion.facts import Facts, Refusal, data_consumers, require_inference
+from flashonnx.fusion.facts import Facts, Refusal, data_consumers, is_in_body, require_inference
 from flashonnx.fusion.layout import redo
 from flashonnx.fusion.operand import Place
 from flashonnx.fusion.scores import Sink
@@ -55,6 +55,8 @@ def _next(current: Probabilities, facts: Facts) -> tuple[ir.Node, Probabilities]
     consumers = data_consumers(current.value)
     if not consumers:
         raise Refusal("the probabilities are not used")
+    if is_in_body(consumers[0], current.value):
+        raise Refusal("the probabilities go into the body of an If, Loop or Scan", consumers[0])
     if len(consumers) == 1:
         return consumers[0], current
     guard = _nan_guard(current.value, consumers, facts)
@@ -138,7 +140,7 @@ def walk_places_forward(place: Place, facts: Facts) -> tuple[Place, ...]:
     places = [place]
     while not places[-1].value.is_graph_output():
         consumers = data_consumers(places[-1].value)
-        if len(consumers) != 1:
+        if len(consumers) != 1 or is_in_body(consumers[0], places[-1].value):
             break
         view = redo(consumers[0], places[-1].view, facts)
         if view is None:

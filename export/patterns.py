@@ -31,7 +31,7 @@ def ancestors(value: ir.Value) -> list[ir.Value]:
 
 def data_inputs(value: ir.Value) -> list[ir.Value]:
     """The model inputs that decide the value's elements, not merely its shape."""
-    return [source for source in ancestors(value) if source.is_graph_input() and source.const_value is None]
+    return [source for source in ancestors(value) if source.is_graph_input()]
 
 
 def patterns(inputs: list[ir.Value], trace: Trace) -> Iterator[Feeds]:

@@ -1,4 +1,4 @@
-"""Model-local functions that compute the op with standard operators, so that a fused file also runs without the library.
+"""Model-local functions of standard operators that compute the op, so that a fused file runs without the library too.
 
 ONNX Runtime takes the registered kernel where there is one and inlines the function where there is none. Each form of
 the op in the model (rank, heads, which inputs, attributes) has a function of its own; `overload` tells them apart.
@@ -7,15 +7,18 @@ The body is the text of ONNX Attention, opset 25, spelled out; docs/semantics.md
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from flashonnx import contract
 from onnx_ir.tape import Tape
 
-# FunctionProto.overload came with this version of the format.
+from flashonnx import contract
+
+# Functions, and FunctionProto.overload, came with these versions of the format.
+_FUNCTION_IR_VERSION = 8
 _OVERLOAD_IR_VERSION = 10
 
 
@@ -34,16 +37,20 @@ class Form:
 
 
 def add_portable_functions(model: ir.Model, forms: dict[ir.Node, Form]) -> None:
-    """Gives every FlashAttention node of the model its function."""
+    """Gives every one of the nodes its function. FlashAttention that was there before keeps its own."""
     distinct = list(dict.fromkeys(forms.values()))
-    overloads = {form: "" if len(distinct) == 1 else f"form{number}" for number, form in enumerate(distinct)}
+    others = {node.overload for node in model.graph if node.domain == contract.DOMAIN and node not in forms}
+    single = [""] if len(distinct) == 1 else []
+    candidates = itertools.chain(single, (f"form{number}" for number in itertools.count()))
+    names = (name for name in candidates if name not in others)
+    overloads = dict(zip(distinct, names, strict=False))
     for node, form in forms.items():
         node.overload = overloads[form]
     for form, overload in overloads.items():
         function = portable_function(form, overload, dict(model.graph.opset_imports))
         model.functions[function.identifier()] = function
-    if len(distinct) > 1:
-        model.ir_version = max(model.ir_version, _OVERLOAD_IR_VERSION)
+    needed = _OVERLOAD_IR_VERSION if any(overloads.values()) else _FUNCTION_IR_VERSION
+    model.ir_version = max(model.ir_version, needed)
 
 
 def remove_portable_functions(model: ir.Model) -> None:
