@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx_ir as ir
+
 from flashonnx.fusion.axes import Atom, Axis, View, resolve, size_of
 from flashonnx.fusion.contraction import Contraction, Operand, atoms_by_label, operand_view
 from flashonnx.fusion.facts import Facts, Refusal
@@ -30,7 +31,8 @@ class Attention:
 
     q, k, v, y: the places at which each may be taken, innermost (nearest to the softmax) first. heads are q_num_heads;
     how many of them K and V have is read off their views. keys are all keys, new_keys the rows of K and V, which are
-    fewer where a cache holds the past ones. row_factors: what the rows of Q are to be multiplied by. causal, left, right: from a node that has such attributes.
+    fewer where a cache holds the past ones. row_factors: what the rows of Q are to be multiplied by. causal, left,
+    right: from a node that has such attributes.
     """
 
     anchor: ir.Node
@@ -188,7 +190,11 @@ def split_lead(
     row and feature and are of fixed number. Where nothing tells, a rank-4 product has (batch, head) and any other only
     batch.
     """
-    ways = [(place.view, resolve(feature)) for places, feature in zip((q_places, y_places), features, strict=True) for place in places]
+    ways = [
+        (place.view, resolve(feature))
+        for places, feature in zip((q_places, y_places), features, strict=True)
+        for place in places
+    ]
     heads: set[Atom] = set()
     for find in (_heads_beside, _heads_between):
         for view, feature in ways:

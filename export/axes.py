@@ -34,7 +34,7 @@ class Atom:
     def split(self, outer: Size) -> tuple[Atom, Atom]:
         """Splits into an outer part of that size and the rest."""
         assert not self.parts
-        first, second = Atom(outer), Atom(tuple(whole // part for whole, part in zip(self.size, outer)))
+        first, second = Atom(outer), Atom(tuple(whole // part for whole, part in zip(self.size, outer, strict=True)))
         self.parts = (first, second)
         return first, second
 
@@ -52,7 +52,7 @@ def resolve(axis: Iterable[Atom]) -> Axis:
 def size_of(axis: Iterable[Atom], traces: int) -> Size:
     total = [1] * traces
     for atom in axis:
-        total = [product * size for product, size in zip(total, atom.size)]
+        total = [product * size for product, size in zip(total, atom.size, strict=True)]
     return tuple(total)
 
 
@@ -120,10 +120,10 @@ def _take(remaining: list[Atom], size: Size) -> Axis:
         if not remaining:
             raise AxesError("an axis is longer than what is left")
         atom = remaining.pop()
-        if all(whole % part == 0 for whole, part in zip(need, atom.size)):
+        if all(whole % part == 0 for whole, part in zip(need, atom.size, strict=True)):
             taken.append(atom)
-            need = tuple(whole // part for whole, part in zip(need, atom.size))
-        elif all(whole % part == 0 for whole, part in zip(atom.size, need)) and atom.fixed is None:
+            need = tuple(whole // part for whole, part in zip(need, atom.size, strict=True))
+        elif all(whole % part == 0 for whole, part in zip(atom.size, need, strict=True)) and atom.fixed is None:
             outer, inner = atom.split(need)
             taken.append(outer)
             remaining.append(inner)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
+
 from flashonnx.fusion.axes import Axis, View
 from flashonnx.fusion.facts import Facts, Refusal
 
@@ -44,14 +45,15 @@ def contraction_of(node: ir.Node | None, facts: Facts) -> Contraction | None:
 
 
 def atoms_by_label(labels: Labels, view: View) -> dict[str, Axis]:
-    return dict(zip(labels, view.axes))
+    return dict(zip(labels, view.axes, strict=True))
 
 
 def operand_view(operand: Operand, atoms: Mapping[str, Axis], facts: Facts) -> View:
     """The operand's view; an axis of size 1 broadcasts, so it holds no atoms."""
     sizes = facts.sizes(operand.value)
     return View(
-        tuple(() if set(size) == {1} else atoms[label] for label, size in zip(operand.labels, sizes)), facts.count
+        tuple(() if set(size) == {1} else atoms[label] for label, size in zip(operand.labels, sizes, strict=True)),
+        facts.count,
     )
 
 
@@ -102,7 +104,7 @@ def _einsum(node: ir.Node, a: ir.Value, b: ir.Value, facts: Facts) -> Contractio
     inputs, out = equation.split("->")
     terms = inputs.split(",")
     if "." in equation:
-        names = [_without_ellipsis(term, facts.rank(value)) for term, value in zip(terms, (a, b))]
+        names = [_without_ellipsis(term, facts.rank(value)) for term, value in zip(terms, (a, b), strict=True)]
         lead = max(names, key=lambda labels: sum(label.startswith("...") for label in labels))
         out_labels = tuple(label for label in lead if label.startswith("...")) + tuple(out.replace("...", ""))
     else:

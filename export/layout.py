@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import onnx_ir as ir
+
 from flashonnx.fusion.axes import Atom, AxesError, Axis, View
-from flashonnx.fusion.facts import Facts
+from flashonnx.fusion.facts import Facts, Refusal
 
 Undo = Callable[[ir.Node, View, Facts], "View | None"]
 
@@ -49,8 +50,10 @@ def permutation(node: ir.Node, rank: int) -> list[int]:
 def broadcast_view(value: ir.Value, view: View, facts: Facts) -> View:
     """The view of an operand that broadcasts to `view`: axes that it does not have, or of size 1, hold no atoms."""
     sizes = facts.sizes(value)
-    axes = view.axes[view.rank - len(sizes) :] if sizes else ()
-    return view.with_axes(() if set(size) == {1} else axis for axis, size in zip(axes, sizes))
+    if len(sizes) > view.rank:
+        raise Refusal(f"{value.name} has more axes than what it is combined with")
+    axes = view.axes[view.rank - len(sizes) :]
+    return view.with_axes(() if set(size) == {1} else axis for axis, size in zip(axes, sizes, strict=True))
 
 
 def _undo_transpose(node: ir.Node, view: View, facts: Facts) -> View:
@@ -70,8 +73,8 @@ def _undo_tile(node: ir.Node, view: View, facts: Facts) -> View:
     """Each output axis is (repeat, input axis)."""
     sizes = facts.sizes(node.inputs[0])
     axes: list[Axis] = []
-    for axis, (before, after) in zip(view.axes, zip(sizes, view.sizes())):
-        repeats = tuple(long // short for long, short in zip(after, before))
+    for axis, (before, after) in zip(view.axes, zip(sizes, view.sizes(), strict=True), strict=False):
+        repeats = tuple(long // short for long, short in zip(after, before, strict=True))
         axes.append(View((axis,), view.traces).reshape([repeats, before]).axes[1])
     return view.with_axes(axes)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
+
 from flashonnx import contract
 from flashonnx.fusion.attention import Attention, count_of
 from flashonnx.fusion.axes import View, resolve
@@ -67,7 +68,9 @@ def _form(node: ir.Node, attention: Attention, meaning: Meaning, layout: Layout,
         rank=layout.rank,
         heads=count_of(attention.heads, facts),
         kv_heads=count_of(layout.kv_heads, facts),
-        inputs=tuple(tensor.name for tensor, value in zip(contract.INPUTS, node.inputs) if value is not None),
+        inputs=tuple(
+            tensor.name for tensor, value in zip(contract.INPUTS, node.inputs, strict=False) if value is not None
+        ),
         outputs=tuple(tensor.name for tensor in contract.OUTPUTS[: len(node.outputs)]),
         mask_is_bool=mask_is_bool(meaning),
         attributes=tuple(sorted((name, attribute.value) for name, attribute in node.attributes.items())),

@@ -196,6 +196,8 @@ class _Sampler:
         data = fed.data(self.term.value)
         if data is None:
             return None
+        if data.shape != trace.shape(self.term.value):  # a change of constants that changed a size
+            return None
         array = align(data, self.term.view, self.axes, index)
         if self.term.kind == "add":
             return _additive(fed, index, array * self.term.factor)
@@ -301,7 +303,7 @@ def align(data: np.ndarray, view: View, axes: tuple[Axis, ...], index: int) -> n
     data = data.reshape([atom.size[index] if atom in order else 1 for atom in target])
     for axis in axes:  # an axis that varies only in part has to vary in whole to be one axis again
         if any(atom in order for atom in axis):
-            full = [atom.size[index] if atom in axis else size for atom, size in zip(target, data.shape)]
+            full = [atom.size[index] if atom in axis else size for atom, size in zip(target, data.shape, strict=True)]
             data = np.broadcast_to(data, full)
     return data.reshape([_extent(axis, order, index) for axis in axes])
 

@@ -35,7 +35,9 @@ def emit_mask(attention: Attention, meaning: Meaning, query: ir.Value, emitter: 
         if term.whole and term.source.kind == "add" and not meaning.mean_rows:
             added.append(_bias(term, attention, query, dtype, emitter))
         elif term.whole or term.padding is not None:
-            keep = _padding(term.padding, attention, emitter) if term.padding else _kept(term, attention, query, emitter)
+            keep = (
+                _padding(term.padding, attention, emitter) if term.padding else _kept(term, attention, query, emitter)
+            )
             if _adds(term, meaning):
                 added.append(_excluding(keep, term.fill_for(dtype.numpy()), dtype, emitter))
             else:

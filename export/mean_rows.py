@@ -26,7 +26,9 @@ def can_restore(band: Band, lengths_differ: bool) -> bool:
 def with_mean_rows(node: ir.Node, layout: Layout, attention: Attention, band: Band, emitter: Emitter) -> ir.Value:
     """The op's output with mean(V) in the rows that have no key."""
     query, _, value, mask = node.inputs[: contract.INPUT_INDEX["attn_mask"] + 1]
-    assert query is not None and value is not None and mask is not None
+    assert query is not None
+    assert value is not None
+    assert mask is not None
     if attention.has_past:
         mean = emitter.reduce("ReduceMean", node.outputs[contract.OUTPUT_INDEX["present_value"]], axis=2)
         if layout.rank == 3:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from flashonnx import contract
-from flashonnx.fusion import soundness
 from onnx_ir.passes.common import InlinePass
 
-# Protobuf refuses messages of 2 GiB; beyond this much weight the file gets a second one beside it. Leaves room for nodes.
+from flashonnx import contract
+from flashonnx.fusion import soundness
+
+# Protobuf refuses messages of 2 GiB; beyond this much weight, which leaves room for nodes, it goes into a second file.
 MAX_EMBEDDED_BYTES = 1_800_000_000
 
 
@@ -170,6 +171,8 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
             if isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
         return ir.to_proto(model)
+    except ir.serde.SerdeError as error:
+        raise ModelError(f"the model cannot be written: {_first_line(error)}") from error
     finally:
         for name, value in model.graph.initializers.items():
             value.const_value = external[name]

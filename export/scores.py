@@ -117,9 +117,10 @@ def _steps(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
 
 
 def _operands(node: ir.Node, facts: Facts) -> Iterator[tuple[ir.Value, ir.Value]]:
-    """(scores, other) for a commutative operator, the likelier one first: a mask's data are known, the scores' are not."""
+    """(scores, other) for a commutative operator, the likelier one first: a mask's data are known, the scores' not."""
     a, b = node.inputs[:2]
-    assert a is not None and b is not None
+    assert a is not None
+    assert b is not None
     pairs = [(a, b), (b, a)]
     full = facts.sizes(node.outputs[0])
     pairs.sort(key=lambda pair: (facts.sizes(pair[0]) != full, facts.traces[0].data(pair[0]) is not None))
@@ -150,6 +151,8 @@ def _div(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
     scalar = facts.scalar(node.inputs[1])
     if scalar is None or scalar == 0:
         raise Refusal("the scores are divided by a tensor", node)
+    if facts.sizes(node.inputs[0]) != facts.sizes(node.outputs[0]):
+        raise Refusal("the scores change their shape", node)
     yield scores.through(node, node.inputs[0], scores.view, factor=scores.factor / scalar)
 
 
@@ -160,7 +163,8 @@ def _add(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
 
 def _sub(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
     inner, other = node.inputs
-    assert inner is not None and other is not None
+    assert inner is not None
+    assert other is not None
     producer = other.producer()
     if producer is not None and producer.op_type == "ReduceMax" and producer.inputs[0] is inner:
         yield scores.through(node, inner, scores.view)  # softmax(x - max x) is softmax(x)
@@ -229,7 +233,8 @@ def _concat(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
     if node.attributes.get_int("axis") % rank != rank - 1 or len(node.inputs) != 2 or scores.sink or scores.masks:
         raise Refusal("the scores are joined with something else", node)
     inner, column = node.inputs
-    assert inner is not None and column is not None
+    assert inner is not None
+    assert column is not None
     if set(facts.sizes(column)[-1]) != {1}:
         raise Refusal("the scores are joined with more than one column of sinks", node)
     keys = (Atom(facts.sizes(inner)[-1]),)

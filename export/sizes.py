@@ -49,7 +49,7 @@ def _trace(graph: ir.Graph, operators: Operators, index: int, stretch: int, link
         shape = tuple(_dim(name, sizes) for name in dim_names(value))
         trace.types[value] = Type(value.dtype, shape)
     trace.run(graph)
-    _refuse_empty(graph, trace)
+    _refuse_too_small(graph, trace)
     return trace
 
 
@@ -144,9 +144,13 @@ def _arithmetic(tree: ast.AST, sizes: dict[str, int]) -> int:
     raise ValueError(ast.dump(tree))
 
 
-def _refuse_empty(graph: ir.Graph, trace: Trace) -> None:
-    """An output without elements means that the sizes were too small for what the model does."""
+def _refuse_too_small(graph: ir.Graph, trace: Trace) -> None:
+    """An output without elements, or a softmax over one, means that the sizes are too small for what the model does."""
     for value in graph.outputs:
         shape = trace.shape(value)
         if shape is not None and math.prod(shape) == 0:
             raise SizeError(f"output {value.name} is empty at {trace.sizes}")
+    for node in graph:
+        shape = trace.shape(node.outputs[0]) if node.op_type == "Softmax" else None
+        if shape and shape[-1] == 1:
+            raise SizeError(f"softmax {node.name} is over a single element at {trace.sizes}")

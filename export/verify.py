@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx_ir as ir
+
 from flashonnx import contract
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.evaluate import Trace

@@ -38,12 +38,15 @@ def times(number: float) -> Change:
     return lambda graph, value: graph.op("Mul", value, graph.constant(number, np.float32))
 
 
+_SCALE = times(SIZE**-0.5)
+
+
 def attention(
     *,
     opset: int = 18,
     on_q: Change = same,
     on_k: Change = same,
-    on_scores: Change = times(SIZE**-0.5),
+    on_scores: Change = _SCALE,
     on_probabilities: Change = same,
     on_y: Change = join_heads,
     softmax_axis: int = -1,

@@ -1,4 +1,4 @@
-"""Masks by meaning: whichever way they are spelled, what they say ends up in attributes, or in a mask as small as it can."""
+"""Masks by meaning: however they are spelled, they end up in attributes, or in a mask as small as it can be."""
 
 from __future__ import annotations
 
