@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,14 +15,17 @@ from tests.op.ort.node_models import DTYPES, node_model, run, session
 # Largest error for values of about 1, over any of the shapes below.
 ATOL = {"float": 5e-6, "float16": 4e-3, "bfloat16": 3e-2, "double": 1e-12}
 
+WIDEST = 2**63 - 1  # of all windows
+
 
 @st.composite
 def nodes(draw: st.DrawFn) -> tuple[str, dict[str, np.ndarray], dict[str, Any], list[str]]:
     """An element type, inputs, attributes and outputs that the op must take."""
     dtype = draw(st.sampled_from(["float", "float", "float16", "bfloat16", "double"]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    batch, kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 1, 2, 3]))
-    rows, keys, past = draw(st.integers(1, 40)), draw(st.integers(1, 90)), 0
+    batch, kv_heads, group = draw(st.integers(0, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 1, 2, 3]))
+    rows, past = draw(st.integers(0, 40)), 0
+    keys = draw(st.one_of(st.integers(0, 140), st.integers(500, 600)))  # enough of them to be split
     size, v_size = draw(st.integers(1, 70)), draw(st.integers(1, 70))
     heads = kv_heads * group
 
@@ -35,8 +39,8 @@ def nodes(draw: st.DrawFn) -> tuple[str, dict[str, np.ndarray], dict[str, Any], 
     }
     attributes: dict[str, Any] = {
         "is_causal": draw(st.integers(0, 1)),
-        "left_window_size": draw(st.sampled_from([-1, -1, 0, 5, 30])),
-        "right_window_size": draw(st.sampled_from([-1, -1, 0, 7])),
+        "left_window_size": draw(st.sampled_from([-1, -1, 0, 5, 30, WIDEST])),
+        "right_window_size": draw(st.sampled_from([-1, -1, 0, 7, WIDEST])),
         "softcap": draw(st.sampled_from([0.0, 0.0, 3.0])),
     }
     outputs = ["Y", "lse"]
@@ -52,13 +56,16 @@ def nodes(draw: st.DrawFn) -> tuple[str, dict[str, np.ndarray], dict[str, Any], 
         shape[-1] = draw(st.sampled_from([past + keys, max(past + keys - 3, 1), 1]))
         shape = shape[draw(st.integers(0, 3)) :]
         inputs["attn_mask"] = rng.random(shape) < 0.6 if draw(st.booleans()) else values(*shape)
+        if inputs["attn_mask"].dtype != bool:
+            forbidding = draw(st.sampled_from([0.0, -np.inf, float(ml_dtypes.finfo(DTYPES[dtype]).min)]))
+            inputs["attn_mask"][rng.random(shape) < draw(st.sampled_from([0.0, 0.5, 1.0]))] = forbidding
     if draw(st.booleans()):
         inputs["sinks"] = rng.standard_normal(heads).astype(np.float32)
     if draw(st.booleans()):
         shape = [batch, heads][draw(st.integers(0, 1)) :]
         inputs["alibi_slopes"] = rng.random(shape).astype(np.float32)
     if draw(st.booleans()):
-        attributes["scale"] = draw(st.sampled_from([0.0, 0.1, 1.0]))
+        attributes["scale"] = draw(st.sampled_from([0.0, 0.125, 1.0, -0.25]))
     if draw(st.booleans()):
         outputs.append("qk_matmul_output")
         attributes["qk_matmul_output_mode"] = draw(st.integers(0, 3))
@@ -66,7 +73,7 @@ def nodes(draw: st.DrawFn) -> tuple[str, dict[str, np.ndarray], dict[str, Any], 
         attributes |= {"q_num_heads": heads, "kv_num_heads": kv_heads}
         for name in "QKV":
             x = np.swapaxes(inputs[name], 1, 2)
-            inputs[name] = np.ascontiguousarray(x.reshape(*x.shape[:2], -1))
+            inputs[name] = np.ascontiguousarray(x.reshape(*x.shape[:2], x.shape[2] * x.shape[3]))
     return dtype, inputs, attributes, outputs
 
 
