@@ -265,7 +265,10 @@ class Trace:
             first = node.attributes.get_int("batch_dims", 0)
             limits = np.asarray(shape[first : first + indices.shape[-1]])
         else:
-            limits = np.asarray(shape[node.attributes.get_int("axis", 0)])
+            axis = node.attributes.get_int("axis", 0)
+            if not -len(shape) <= axis < len(shape):
+                raise SizeError(f"Gather: no axis {axis} in {shape}")
+            limits = np.asarray(shape[axis])
         if np.any(indices >= limits) or np.any(indices < -limits):
             raise SizeError(f"{node.op_type}: an index is out of range")
 
@@ -363,7 +366,10 @@ def _quick_type(node: ir.Node, types: list[Type | None]) -> Type | None:
 
 def _output_dtype(node: ir.Node, dtype: ir.DataType) -> ir.DataType:
     if node.op_type == "Cast":
-        return ir.DataType(node.attributes.get_int("to"))
+        try:
+            return ir.DataType(node.attributes.get_int("to"))
+        except ValueError as error:
+            raise SizeError(f"Cast: {error}") from error
     return ir.DataType.BOOL if node.op_type in _TO_BOOL else dtype
 
 

@@ -219,7 +219,7 @@ class _Sampler:
     def varies(self, samples: list[_Sample]) -> bool:
         """Whether the mask is another one for other data at the same sizes."""
         return any(
-            not np.array_equal(*np.broadcast_arrays(sample.allowed, other.allowed))
+            bool(np.any(sample.allowed != other.allowed))
             for sample, other in itertools.pairwise(samples)
             if sample.index == other.index
         )

@@ -44,7 +44,7 @@ def _trace(graph: ir.Graph, operators: Operators, index: int, stretch: int, link
     sizes = _assign(_symbols(graph), index, stretch, links)
     trace = Trace(operators, sizes)
     for value in graph.inputs:
-        if value.shape is None or value.dtype is None:
+        if value.shape is None or value.dtype in (None, ir.DataType.UNDEFINED):
             continue
         shape = tuple(_dim(name, sizes) for name in dim_names(value))
         trace.types[value] = Type(value.dtype, shape)

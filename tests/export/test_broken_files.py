@@ -19,7 +19,8 @@ Damage = Callable[[onnx.GraphProto], None]
 
 
 def masked(graph: Graph, scores: str) -> str:
-    keep = graph.unsqueeze(graph.input("keep", np.bool_, ("batch", "rows"), integers=(0, 1)), 1, 2)
+    keep = graph.input("keep", np.int64, ("batch", "rows"), integers=(0, 1))
+    keep = graph.unsqueeze(graph.cast(keep, np.bool_), 1, 2)
     return graph.op("Where", keep, graph.op("Clip", scores), graph.constant(-np.inf, np.float32))
 
 
@@ -87,6 +88,36 @@ def test_damage(damage: Damage, words: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"model.onnx.*{words}"):
         fuse(tmp_path / "model.onnx", tmp_path / "fused.onnx")
     assert not (tmp_path / "fused.onnx").exists()
+
+
+def cast_to_no_type(graph: onnx.GraphProto) -> None:
+    node(graph, "Cast").attribute[0].i = 1 << 40
+
+
+def untyped_input(graph: onnx.GraphProto) -> None:
+    graph.input[0].type.tensor_type.elem_type = 0
+
+
+def axis_out_of_range(graph: onnx.GraphProto) -> None:
+    weight, index = graph.initializer[0].name, graph.initializer[1].name
+    graph.node.append(onnx.helper.make_node("Gather", [weight, index], ["gathered"], axis=7))
+
+
+@pytest.mark.parametrize("damage", [cast_to_no_type, untyped_input, axis_out_of_range])
+def test_nonsense_that_only_running_would_show(damage: Damage) -> None:
+    model = onnx.ModelProto.FromString(MODEL.SerializeToString())
+    damage(model.graph)
+    report = fuse(model).report
+    assert not report.fused
+    assert all(site.reason for site in report.sites)
+
+
+@pytest.mark.parametrize("field", ["type", "shape"])
+def test_an_input_that_the_attention_does_not_read_may_be_of_no_known_shape(field: str) -> None:
+    model = onnx.ModelProto.FromString(MODEL.SerializeToString())
+    model.graph.input.append(onnx.helper.make_tensor_value_info("more", 1, [2]))
+    (model.graph.input[-1] if field == "type" else model.graph.input[-1].type.tensor_type).ClearField(field)
+    assert fuse(model).report.fused == 1
 
 
 OPERATORS = ["Add", "Attention", "Cast", "Clip", "Concat", "Constant", "Gather", "Identity", "If", "Loop", "MatMul"]
