@@ -22,7 +22,7 @@ def projected(graph: Graph, value: str) -> str:
     return graph.op("MatMul", join_heads(graph, value), graph.constant(weight, np.float32))
 
 
-@pytest.fixture()
+@pytest.fixture
 def graph() -> Graph:
     return attention(on_y=projected)
 
@@ -114,7 +114,7 @@ def test_weights_elsewhere(graph: Graph, tmp_path: Path, location: str) -> None:
 def test_truncated_weights(graph: Graph, tmp_path: Path) -> None:
     source = save(graph, tmp_path / "model.onnx", "weights.bin")
     os.truncate(tmp_path / "weights.bin", 1000)
-    with pytest.raises(ModelError, match="truncated.*needs 4096 bytes, the file has 1000"):
+    with pytest.raises(ModelError, match=r"truncated.*needs 4096 bytes, the file has 1000"):
         fuse(source, tmp_path / "fused.onnx")
 
 
@@ -123,7 +123,7 @@ def test_an_output_that_cannot_be_written(graph: Graph, tmp_path: Path, target: 
     source = save(graph, tmp_path / "model.onnx", "weights.bin")
     (tmp_path / "folder").mkdir()
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(ModelError, match="fused.onnx|folder"):
+    with pytest.raises(ModelError, match=r"fused\.onnx|folder"):
         fuse(source, tmp_path / target)
     assert sorted(os.listdir(tmp_path)) == before
 
