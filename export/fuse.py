@@ -166,12 +166,18 @@ class _Pass:
         return site
 
     def _replace(self, lowered: Lowered) -> None:
+        grows_cache = len(lowered.replaced) > 1
+        upstream = _upstream(lowered.node) if grows_cache else set()
         for old, new in lowered.replaced:
             # The value keeps its name, so that a user, and `flashonnx validate --sites`, finds it in the fused file.
             old.name, new.name = f"{old.name}_unfused", old.name
             if old.is_graph_output():
                 new.shape, new.type = old.shape, old.type
+            # What the op itself depends on, such as a mask of the size of the grown cache, goes on reading the old one.
+            kept = [use for use in old.uses() if use.node in upstream]
             old.replace_all_uses_with(new, replace_graph_outputs=True)
+            for use in kept:
+                use.node.replace_input_with(use.idx, old)
         self.forms[lowered.node] = lowered.form
 
     def finish(self) -> None:
@@ -189,3 +195,14 @@ class _Pass:
             return "not compared: the weights are too large to load twice; every site was compared by itself"
         inputs = list(self.model.graph.inputs)
         return verify_model(model_io.to_proto(original), model_io.to_proto(self.model), inputs, self.facts)
+
+
+def _upstream(node: ir.Node) -> set[ir.Node]:
+    """The nodes that the node depends on."""
+    found: set[ir.Node] = set()
+    pending = [node]
+    while pending:
+        new = [source for source in pending.pop().predecessors() if source not in found]
+        found.update(new)
+        pending.extend(new)
+    return found

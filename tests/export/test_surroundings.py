@@ -131,3 +131,20 @@ def test_a_file_format_of_before_functions_is_raised() -> None:
     fused, report = check(model, {"q": X, "k": X, "v": X})
     assert report.fused == 1
     onnx.checker.check_model(fused)
+
+
+@pytest.mark.parametrize("is_output", [True, False])
+def test_mask_that_counts_the_keys_of_the_grown_cache(is_output: bool) -> None:
+    """The op cannot make the cache that its own mask is sized by."""
+    graph = Graph()
+    q, k, v = (graph.input(name, np.float32, ("batch", 2, "rows", 4)) for name in "qkv")
+    past_k, past_v = (graph.input(name, np.float32, ("batch", 2, "past", 4)) for name in ("past_k", "past_v"))
+    key, value = graph.op("Concat", past_k, k, axis=2), graph.op("Concat", past_v, v, axis=2)
+    bias = graph.cast(graph.positions(graph.dim(key, 2)), np.float32)
+    scores = graph.op("Add", graph.op("MatMul", q, graph.transpose(key, 0, 1, 3, 2)), bias)
+    graph.outputs.append(graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value))
+    graph.outputs += [key, value] if is_output else []
+    feeds = [
+        graph.feeds({"batch": 2, "rows": rows, "past": past}, "none", 0) for rows, past in ((5, 7), (1, 3), (4, 0))
+    ]
+    assert check(graph.model(), *feeds)[1].fused == 1
