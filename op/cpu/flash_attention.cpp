@@ -107,6 +107,7 @@ void append(const Problem& p, const Input& past, const Input& fresh, const Outpu
 
 void write_caches(const Problem& problem, const Parallel& parallel) {
   if (!problem.present_key && !problem.present_value) return;
+  if (problem.total_sequence_length() == 0) return;  // whatever the number of heads
   parallel(problem.batch_size * problem.kv_num_heads, [&](int64_t head) {
     const int64_t b = head / problem.kv_num_heads;
     const int64_t h = head % problem.kv_num_heads;

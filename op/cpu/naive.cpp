@@ -126,7 +126,8 @@ class Row {
 
 template <typename T>
 Status run_typed(const Problem& problem, const Parallel& parallel) {
-  const int64_t heads = problem.batch_size * problem.q_num_heads;
+  // Tensors without rows may have any number of heads, and no memory would limit it.
+  const int64_t heads = problem.q_sequence_length == 0 ? 0 : problem.batch_size * problem.q_num_heads;
   std::atomic<bool> out_of_memory{false};
   parallel(heads, [&](int64_t head) {
     const int64_t b = head / problem.q_num_heads;

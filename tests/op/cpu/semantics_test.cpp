@@ -258,6 +258,21 @@ TEST_P(Semantics, ScaleMayBeNegativeOrZero) {
   expect_mean(0, {1, 2, 4, 8});
 }
 
+TEST_P(Semantics, EmptyTensorsAreNoWork) {
+  class CountingParallel final : public Parallel {
+   public:
+    void run(int64_t count, Task, void*) const override { tasks += count; }
+    mutable int64_t tasks = 0;
+  } parallel;
+  p_.batch_size = int64_t{1} << 31;
+  p_.q_sequence_length = p_.kv_sequence_length = 0;
+  p_.present_key = {k_, 0, 0, 1};
+  p_.present_value = {v_, 0, 0, 1};
+  const ForcedKernel forced(std::get<std::string>(GetParam()));
+  EXPECT_TRUE(plan_and_run(p_, parallel).ok());
+  EXPECT_EQ(parallel.tasks, 0);
+}
+
 std::vector<std::string> variants() {
   std::vector<std::string> names = runnable_variants();
   names.insert(names.begin(), "naive");
