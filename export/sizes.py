@@ -27,15 +27,25 @@ def trace_model(model: ir.Model) -> list[Trace]:
 
     Raises SizeError, with the first assignment's complaint, if no assignment is found under which the model works.
     """
+    graph = model.graph
     operators = Operators(dict(model.opset_imports), model.ir_version)
     complaint: SizeError | None = None
-    for stretch, links in itertools.product(_STRETCHES, _links(model.graph)):
+    too_small: list[Trace] | None = None
+    for stretch, links in itertools.product(_STRETCHES, _links(graph)):
+        if too_small is not None and links:
+            continue  # the sizes fit together; only larger ones could show more
         try:
-            return [_trace(model.graph, operators, index, stretch, links) for index in range(TRACES)]
+            traces = [_trace(graph, operators, index, stretch, links) for index in range(TRACES)]
         except SizeError as error:
             complaint = complaint or error
-        if not _symbols(model.graph):
+        else:
+            if not _has_softmax_of_one(graph, traces[0]):
+                return traces
+            too_small = too_small or traces
+        if not _symbols(graph):
             break
+    if too_small is not None:
+        return too_small
     assert complaint is not None
     raise complaint
 
@@ -49,7 +59,7 @@ def _trace(graph: ir.Graph, operators: Operators, index: int, stretch: int, link
         shape = tuple(_dim(name, sizes) for name in dim_names(value))
         trace.types[value] = Type(value.dtype, shape)
     trace.run(graph)
-    _refuse_too_small(graph, trace)
+    _refuse_empty(graph, trace)
     return trace
 
 
@@ -144,13 +154,15 @@ def _arithmetic(tree: ast.AST, sizes: dict[str, int]) -> int:
     raise ValueError(ast.dump(tree))
 
 
-def _refuse_too_small(graph: ir.Graph, trace: Trace) -> None:
-    """An output without elements, or a softmax over one, means that the sizes are too small for what the model does."""
+def _refuse_empty(graph: ir.Graph, trace: Trace) -> None:
+    """An output without elements means that the sizes are too small for what the model does."""
     for value in graph.outputs:
         shape = trace.shape(value)
         if shape is not None and math.prod(shape) == 0:
             raise SizeError(f"output {value.name} is empty at {trace.sizes}")
-    for node in graph:
-        shape = trace.shape(node.outputs[0]) if node.op_type == "Softmax" else None
-        if shape and shape[-1] == 1:
-            raise SizeError(f"softmax {node.name} is over a single element at {trace.sizes}")
+
+
+def _has_softmax_of_one(graph: ir.Graph, trace: Trace) -> bool:
+    """Whether a softmax is over a single element, as attention is at sizes that are too small for the model."""
+    shapes = [trace.shape(node.outputs[0]) for node in graph if node.op_type == "Softmax"]
+    return any(shape and shape[-1] == 1 for shape in shapes)
