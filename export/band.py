@@ -82,7 +82,8 @@ def band_of(allowed: Sequence[np.ndarray]) -> Band | None:
 def _band_from(allowed: Sequence[np.ndarray], from_end: bool) -> Band | None:
     lefts, rights = set(), set()
     for matrix in allowed:
-        distance = _distance(*matrix.shape, from_end)
+        rows, keys = matrix.shape
+        distance = _distance(rows, keys, from_end)
         if not matrix.any():
             return None
         left, right = -distance[matrix].min(), distance[matrix].max()

@@ -207,7 +207,7 @@ class Trace:
     def _set_initializer(self, value: ir.Value) -> None:
         tensor = value.const_value
         if tensor is not None:
-            self.types[value] = Type(tensor.dtype, tuple(int(dim) for dim in tensor.shape))
+            self.types[value] = Type(tensor.dtype, tuple(tensor.shape.numpy()))
 
     def _run_node(self, node: ir.Node) -> None:
         if node.op_type == "If" and node.domain == "":
@@ -402,7 +402,8 @@ def _group_query_attention_types(node: ir.Node, types: list[Type | None]) -> lis
     kv_heads = node.attributes.get_int("kv_num_heads")
     past = types[3].shape[2] if len(types) > 3 and types[3] is not None else 0
     present = Type(query.dtype, (query.shape[0], kv_heads, past + key.shape[1], key.shape[2] // kv_heads))
-    return [query, present, present][: len(node.outputs)]
+    outputs: list[Type | None] = [query, present, present]
+    return outputs[: len(node.outputs)]
 
 
 def _fused_matmul_types(node: ir.Node, types: list[Type | None]) -> list[Type | None]:

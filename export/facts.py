@@ -34,7 +34,7 @@ class Facts:
         shapes = [trace.shape(value) for trace in self.traces] if value is not None else [None]
         if any(shape is None for shape in shapes):
             raise Refusal(f"the shape of {value.name if value is not None else 'an absent input'} is not known")
-        return tuple(zip(*shapes, strict=True)) if shapes[0] else ()  # type: ignore[arg-type]
+        return tuple(zip(*shapes, strict=True)) if shapes[0] else ()
 
     def rank(self, value: ir.Value | None) -> int:
         return len(self.sizes(value))

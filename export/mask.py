@@ -139,7 +139,7 @@ def _agreeing(term: Term, attention: Attention, own: Band) -> Term:
 def _place(atom: object, axes: tuple[Axis, ...]) -> tuple[int, int] | None:
     for number, axis in enumerate(axes):
         if atom in axis:
-            return number, axis.index(atom)  # type: ignore[arg-type]
+            return number, axis.index(atom)
     return None
 
 
@@ -249,7 +249,7 @@ class _Sampler:
                 if keys is None:
                     return False
                 expected = expected & keys
-            if not np.array_equal(*np.broadcast_arrays(expected, sample.allowed)):
+            if not np.all(expected == sample.allowed):  # both broadcast to all axes
                 return False
         return True
 

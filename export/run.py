@@ -40,7 +40,7 @@ def run_reference(model: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray]]
         for feed in feeds:
             with np.errstate(all="ignore"):
                 arrays = evaluator.run(None, {name: feed[name] for name in evaluator.input_names})
-            yield arrays
+            yield [np.asarray(array) for array in arrays]
     except Exception as error:  # whatever NumPy raises
         raise RuntimeError(str(error).strip().splitlines()[0]) from error
 

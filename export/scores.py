@@ -100,7 +100,7 @@ def _walk(scores: Scores, facts: Facts, consumer: ir.Node) -> Scores:
 
 
 def _require_unshared(value: ir.Value, consumer: ir.Node) -> None:
-    consumers = (consumer,)
+    consumers: tuple[ir.Node, ...] = (consumer,)
     if consumer.op_type == "Sub":  # x - ReduceMax(x)
         consumers += tuple(node for node in data_consumers(value) if node.op_type == "ReduceMax")
     require_single_consumer(value, "the scores", consumers)
