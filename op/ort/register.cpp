@@ -40,10 +40,16 @@ Status registration_for(const Api& api, const Registration** registration) {
 }
 
 Status register_ops(OrtSessionOptions* options, const Api& api) {
+  // Options that make several sessions are often registered with for each, and ONNX Runtime refuses a domain it knows.
+  constexpr const char* kRegisteredKey = "flashonnx.registered";
+  int is_registered = 0;
+  Status status = from_ort(api.functions, api->HasSessionConfigEntry(options, kRegisteredKey, &is_registered));
+  if (!status.ok() || is_registered) return status;
   const Registration* registration = nullptr;
-  Status status = registration_for(api, &registration);
+  status = registration_for(api, &registration);
+  if (status.ok()) status = from_ort(api.functions, api->AddCustomOpDomain(options, registration->domain));
   if (!status.ok()) return status;
-  return from_ort(api.functions, api->AddCustomOpDomain(options, registration->domain));
+  return from_ort(api.functions, api->AddSessionConfigEntry(options, kRegisteredKey, "1"));
 }
 
 }  // namespace

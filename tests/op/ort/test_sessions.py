@@ -88,6 +88,16 @@ def test_session_options_stay_the_callers() -> None:
     assert made.get_providers() == ["CPUExecutionProvider"]
 
 
+def test_session_options_serve_many_sessions() -> None:
+    options = ort.SessionOptions()
+    model = node_model(SHAPES).SerializeToString()
+    inputs = feeds(8)
+    made = [flashonnx.session(model, ["CPUExecutionProvider"], sess_options=options) for _ in range(2)]
+    options.register_custom_ops_library(flashonnx.get_library_path())
+    made.append(ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
+    assert len({run(session, inputs)["Y"].tobytes() for session in made}) == 1
+
+
 def test_session_takes_a_path(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(node_model(SHAPES).SerializeToString())
