@@ -183,6 +183,7 @@ class Trace:
     types: dict[ir.Value, Type] = field(default_factory=dict)
     feeds: Mapping[str, np.ndarray] = field(default_factory=dict)
     overrides: dict[ir.Value, np.ndarray] = field(default_factory=dict)
+    taken: dict[ir.Value, ir.Value] = field(default_factory=dict)  # an If's output: the taken branch's
     _data: dict[ir.Value, np.ndarray | None] = field(default_factory=dict)
 
     def shape(self, value: ir.Value) -> Shape | None:
@@ -195,7 +196,7 @@ class Trace:
 
     def with_feeds(self, feeds: Mapping[str, np.ndarray], overrides: dict[ir.Value, np.ndarray] | None = None) -> Trace:
         """The same sizes and shapes with other input data; `overrides` replaces the data of single values."""
-        return Trace(self.operators, self.sizes, self.types, feeds, overrides or {})
+        return Trace(self.operators, self.sizes, self.types, feeds, overrides or {}, self.taken)
 
     def run(self, graph: ir.Graph) -> None:
         """Finds the type of every value, in graph order. Raises SizeError where the sizes do not fit together."""
@@ -214,8 +215,17 @@ class Trace:
             self._run_if(node)
             return
         for output, type_ in zip(node.outputs, self._infer(node), strict=False):
-            if type_ is not None:
-                self.types[output] = type_
+            known = type_ or self._type_of_data(output)
+            if known is not None:
+                self.types[output] = known
+
+    def _type_of_data(self, value: ir.Value) -> Type | None:
+        """Where only the data tell the shape: NonZero, or a Range of numbers that a cast has made."""
+        data = self.data(value)
+        if data is None:
+            self._data.pop(value, None)  # unknown so far; its inputs' types may be all that was missing
+            return None
+        return Type(ir.DataType.from_numpy(data.dtype), data.shape)
 
     def _run_if(self, node: ir.Node) -> None:
         """Follows the branch that is taken at these sizes, if that is known."""
@@ -227,6 +237,7 @@ class Trace:
         for output, inner in zip(node.outputs, branch.outputs, strict=True):
             if inner in self.types:
                 self.types[output] = self.types[inner]
+                self.taken[output] = inner
 
     def _infer(self, node: ir.Node) -> list[Type | None]:
         if node.op_type in ("Gather", "GatherElements", "GatherND"):
@@ -298,6 +309,8 @@ class Trace:
         return self._data[value]
 
     def _data_sources(self, value: ir.Value) -> list[ir.Value]:
+        if value in self.taken and value not in self.overrides:
+            return [self.taken[value]]
         node = value.producer()
         if (
             node is None
@@ -313,6 +326,8 @@ class Trace:
     def _compute(self, value: ir.Value) -> np.ndarray | None:
         if value in self.overrides:
             return self.overrides[value]
+        if value in self.taken:
+            return self._data[self.taken[value]]
         node = value.producer()
         if value.const_value is not None and not value.is_graph_input():
             tensor = value.const_value
