@@ -103,7 +103,7 @@ void fill(const Problem& problem, Plan* plan) {
   TileShape tile{1, 128};
   switch (plan->kernel) {
     case Kernel::kSm90:
-      tile = sm90_tile(*sm90_head_sizes(problem), uniform_keys(problem), needs_modified_scores(problem));
+      tile = sm90_tile(*sm90_head_sizes(problem), sm90_use(problem));
       break;
     case Kernel::kSm80:
       tile = sm80_tile(sm80_head_size(problem));

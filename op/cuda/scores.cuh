@@ -75,74 +75,111 @@ __device__ inline float cap_score(float score, const ScoreRules& rules) {
   return rules.softcap - 2 * rules.softcap * __fdividef(1.f, exponential + 1);
 }
 
+// Bits [0, count) of a word; counts below 0 and above 32 are as 0 and 32.
+__device__ inline uint32_t low_bits(int count) { return count >= 32 ? ~0u : (count <= 0 ? 0u : (1u << count) - 1u); }
+
+// How many of a thread's columns of a row (two in every eight) lie before column `end`, counted from first_column.
+__device__ inline int columns_before(int end) { return end <= 0 ? 0 : end / 8 * 2 + min(end % 8, 2); }
+
+// Scores of disallowed keys become -inf. One bit a column: the hardware turns bits into predicates seven at a time,
+// which is cheaper than two comparisons for each.
 template <int kSize>
 __device__ inline void mask_outside(float (&s)[kSize], int first_column, const RowRules (&rows)[2]) {
+  constexpr int kColumns = kSize / 2;  // of a row
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const int begin = rows[r].begin - first_column;
-    const int end = rows[r].end - first_column;
+    const int begin = columns_before(rows[r].begin - first_column);
+    const int end = columns_before(rows[r].end - first_column);
 #pragma unroll
-    for (int j = 0; j < kSize / 4; ++j) {
+    for (int word = 0; word < kColumns; word += 32) {
+      const uint32_t allowed = low_bits(end - word) & ~low_bits(begin - word);
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const int column = 8 * j + c;
-        float& score = s[4 * j + 2 * r + c];
-        score = column >= begin && column < end ? score : -INFINITY;
+      for (int i = 0; i < 32 && word + i < kColumns; ++i) {
+        float& score = s[(word + i) / 2 * 4 + 2 * r + i % 2];
+        score = (allowed >> i & 1u) != 0 ? score : -INFINITY;
       }
     }
   }
 }
 
-// Adds attn_mask's values for columns `column` and the next to a pair of scores; columns past `end` are not read.
-template <typename Element>
-__device__ inline void add_mask(float& s0, float& s1, const ScoreRules& rules, const RowRules& row, int column) {
-  const bool first = column < row.end;
-  const bool second = column + 1 < row.end;
-  if (rules.bool_mask) {
-    const auto* mask = static_cast<const uint8_t*>(row.mask);
-    uint32_t m0 = 0, m1 = 0;
-    if (second && rules.pairs_of_masks) {
-      const uint16_t both = *reinterpret_cast<const uint16_t*>(mask + column);
-      m0 = both & 0xFF;
-      m1 = both >> 8;
-    } else {
-      if (first) m0 = mask[column * rules.key_stride];
-      if (second) m1 = mask[(column + 1) * rules.key_stride];
+// attn_mask's values for a thread's scores, two neighbouring columns a word: two elements, or a byte each. Fetched
+// apart from being applied, so that a caller can have them on their way while something else runs.
+template <int kSize>
+struct MaskValues {
+  uint32_t pairs[kSize / 2];  // [2j + r]
+};
+
+template <typename Value>
+__device__ inline uint32_t mask_pair(const Value* row, int column, int end, int key_stride) {
+  constexpr int kBits = 8 * sizeof(Value);
+  const uint32_t first = column < end ? row[static_cast<int64_t>(column) * key_stride] : Value{0};
+  const uint32_t second = column + 1 < end ? row[static_cast<int64_t>(column + 1) * key_stride] : Value{0};
+  return first | second << kBits;
+}
+
+// Pair: the unsigned type of two values at once.
+template <typename Value, typename Pair, int kSize>
+__device__ inline void fetch_mask_as(MaskValues<kSize>& values, int first_column, const ScoreRules& rules,
+                                     const RowRules (&rows)[2]) {
+  constexpr int kLastColumn = 8 * (kSize / 4 - 1) + 1;
+  const bool inside = first_column + kLastColumn < min(rows[0].end, rows[1].end);
+  if (rules.pairs_of_masks && __all_sync(~0u, inside)) {
+#pragma unroll
+    for (int i = 0; i < kSize / 2; ++i) {
+      const auto* row = static_cast<const Value*>(rows[i % 2].mask);
+      values.pairs[i] = *reinterpret_cast<const Pair*>(row + first_column + 8 * (i / 2));
     }
-    if (m0 == 0) s0 = -INFINITY;
-    if (m1 == 0) s1 = -INFINITY;
   } else {
-    const auto* mask = static_cast<const Element*>(row.mask);
-    if (second && rules.pairs_of_masks) {
-      const float2 both = unpack<Element>(*reinterpret_cast<const uint32_t*>(mask + column));
-      s0 += both.x;
-      s1 += both.y;
-    } else {
-      if (first) s0 += to_float(mask[column * rules.key_stride]);
-      if (second) s1 += to_float(mask[(column + 1) * rules.key_stride]);
+#pragma unroll
+    for (int i = 0; i < kSize / 2; ++i) {
+      const RowRules& row = rows[i % 2];
+      values.pairs[i] =
+          mask_pair(static_cast<const Value*>(row.mask), first_column + 8 * (i / 2), row.end, rules.key_stride);
+    }
+  }
+}
+
+// Keys at and past a row's end are not read.
+template <int kSize>
+__device__ inline void fetch_mask(MaskValues<kSize>& values, int first_column, const ScoreRules& rules,
+                                  const RowRules (&rows)[2]) {
+  if (rows[0].mask == nullptr) return;
+  if (rules.bool_mask) {
+    fetch_mask_as<uint8_t, uint16_t>(values, first_column, rules, rows);
+  } else {
+    fetch_mask_as<uint16_t, uint32_t>(values, first_column, rules, rows);
+  }
+}
+
+template <typename Element, int kSize>
+__device__ inline void add_mask(float (&s)[kSize], const MaskValues<kSize>& values, bool bool_mask) {
+  if (bool_mask) {
+#pragma unroll
+    for (int i = 0; i < kSize / 2; ++i) {
+      if ((values.pairs[i] & 0xFF) == 0) s[2 * i] = -INFINITY;
+      if ((values.pairs[i] >> 8) == 0) s[2 * i + 1] = -INFINITY;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kSize / 2; ++i) {
+      const float2 pair = unpack<Element>(values.pairs[i]);
+      s[2 * i] += pair.x;
+      s[2 * i + 1] += pair.y;
     }
   }
 }
 
 // All of it, for problems that need more than the interval; the result is in natural units, scale included.
 template <typename Element, int kSize>
-__device__ inline void modify_scores(float (&s)[kSize], int first_column, const ScoreRules& rules,
-                                     const RowRules (&rows)[2]) {
+__device__ inline void modify_scores(float (&s)[kSize], const MaskValues<kSize>& mask, int first_column,
+                                     const ScoreRules& rules, const RowRules (&rows)[2]) {
 #pragma unroll
   for (int i = 0; i < kSize; ++i) s[i] *= rules.scale;
   if (rules.softcap > 0) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) s[i] = cap_score(s[i], rules);
   }
-  if (rows[0].mask != nullptr) {
-#pragma unroll
-    for (int j = 0; j < kSize / 4; ++j) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        add_mask<Element>(s[4 * j + 2 * r], s[4 * j + 2 * r + 1], rules, rows[r], first_column + 8 * j);
-      }
-    }
-  }
+  if (rows[0].mask != nullptr) add_mask<Element>(s, mask, rules.bool_mask);
   if (rules.has_alibi) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {

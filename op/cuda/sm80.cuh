@@ -156,7 +156,10 @@ struct Sm80Block {
           rows[r] = row_rules(arguments.problem, limits, tile.batch, tile.head, min(query(f, r), last));
         }
         if constexpr (T::kModified) {
-          modify_scores<Element>(scores[f], first_column, score_rules(arguments.problem), rows);
+          const ScoreRules rules = score_rules(arguments.problem);
+          MaskValues<kScores> mask;
+          fetch_mask(mask, first_column, rules, rows);
+          modify_scores<Element>(scores[f], mask, first_column, rules, rows);
         } else {
           mask_outside(scores[f], first_column, rows);
         }

@@ -35,7 +35,6 @@ struct Sm90Tile {
   static constexpr int kKeyPanelBytes = kKeyTile * 128;
   static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
   static constexpr int kProducerRegisters = kConsumers == 2 ? 40 : 32;
-  static constexpr bool kMixedExponentials = kHeadSize <= 128;  // above, there are products enough to hide them
   // With wide heads the products alone keep the tensor cores busy, and taking turns only costs.
   static constexpr bool kTakeTurns = kHeadSize <= 128;
 };
@@ -185,6 +184,7 @@ struct Sm90Consumer {
   uint32_t p[kScores / 2];  // probabilities, as the A operand of P V
   RowState states[2];
   float correction[2];
+  MaskValues<kScores> mask;  // of the next block
 
   __device__ void run() {
     if (T::kTakeTurns && group == 0) named_barrier_arrive(kFirstTurn, 256);
@@ -230,6 +230,7 @@ struct Sm90Consumer {
     wait(&shared.q_full[group], q_count++ % 2);
     const int begin = work.blocks.begin;
     int n = work.blocks.end - 1;
+    prefetch_mask(work, n);
     wait(&shared.k_full[stage(step_count)], phase(step_count));
     issue_scores();
     wgmma_wait<0>();
@@ -267,6 +268,7 @@ struct Sm90Consumer {
   // Q K^T of block n, P V of the block before it, and, while that runs, the softmax of block n.
   template <typename Masked>
   __device__ void step(const Sm90Work& work, int n, int begin, Masked masked) {
+    prefetch_mask(work, n);
     wait(&shared.k_full[stage(step_count)], phase(step_count));
     take_turn();
     issue_scores();
@@ -310,25 +312,39 @@ struct Sm90Consumer {
     wgmma_commit();
   }
 
+  static __device__ int first_column(int n) { return n * T::kKeyTile + 2 * (threadIdx.x % 4); }
+
+  // Made anew for each block that needs them: there are no registers to keep them in.
+  __device__ void make_rows(const Sm90Work& work, RowRules (&rows)[2]) const {
+    const int last = static_cast<int>(arguments.problem.q_sequence_length) - 1;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      rows[r] = row_rules(arguments.problem, work.limits, work.tile.batch, work.tile.head,
+                          min(query(work.tile.block, r), last));
+    }
+  }
+
+  // Before the products that give the block's scores, so that it travels while they run.
+  __device__ void prefetch_mask(const Sm90Work& work, int n) {
+    if constexpr (T::kModified) {
+      RowRules rows[2];
+      make_rows(work, rows);
+      fetch_mask(mask, first_column(n), score_rules(arguments.problem), rows);
+    }
+  }
+
   template <typename Masked>
   __device__ void softmax(const Sm90Work& work, int n, Masked) {
     if constexpr (T::kModified || Masked::value) {
-      const int first_column = n * T::kKeyTile + 2 * (threadIdx.x % 4);
-      const int last = static_cast<int>(arguments.problem.q_sequence_length) - 1;
-      RowRules rows[2];  // made anew for each block: there are no registers to keep them in
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        rows[r] = row_rules(arguments.problem, work.limits, work.tile.batch, work.tile.head,
-                            min(query(work.tile.block, r), last));
-      }
+      RowRules rows[2];
+      make_rows(work, rows);
       if constexpr (T::kModified) {
-        modify_scores<Element>(scores, first_column, score_rules(arguments.problem), rows);
+        modify_scores<Element>(scores, mask, first_column(n), score_rules(arguments.problem), rows);
       } else {
-        mask_outside(scores, first_column, rows);
+        mask_outside(scores, first_column(n), rows);
       }
     }
-    constexpr bool kMixed = T::kMixedExponentials && !T::kModified && !Masked::value;
-    softmax_step<T::kModified, kMixed>(scores, states, unit() * kLog2E, correction);
+    softmax_step<T::kModified>(scores, states, unit() * kLog2E, correction);
   }
 
   __device__ void pack_probabilities() {

@@ -34,22 +34,26 @@ Status launch_sm90(const Problem& problem, const LaunchContext& context) {
   return launch(sm90_forward<T>, blocks, T::kThreads, sizeof(Sm90Shared<T>) + kAlignment, context.stream, arguments);
 }
 
-template <typename Element, int kHeadSize, int kVHeadSize, bool kUniform, bool kModified>
-Status launch_sm90_variant(const Problem& problem, const LaunchContext& context) {
-  constexpr TileShape kTile = sm90_tile({kHeadSize, kVHeadSize}, kUniform, kModified);
+template <typename Element, int kHeadSize, int kVHeadSize, Sm90Use kUse>
+Status launch_sm90_for(const Problem& problem, const LaunchContext& context) {
+  constexpr TileShape kTile = sm90_tile({kHeadSize, kVHeadSize}, kUse);
+  constexpr bool kModified = kUse == Sm90Use::kModified;
   return launch_sm90<Sm90Tile<Element, kHeadSize, kVHeadSize, kTile.q_tile, kTile.key_tile, kModified>>(problem,
                                                                                                         context);
 }
 
 template <typename Element, int kHeadSize, int kVHeadSize>
 Status run_sm90(const Problem& problem, const LaunchContext& context) {
-  if (needs_modified_scores(problem)) {
-    return launch_sm90_variant<Element, kHeadSize, kVHeadSize, false, true>(problem, context);
+  switch (sm90_use(problem)) {
+    case Sm90Use::kUniform:
+      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kUniform>(problem, context);
+    case Sm90Use::kRanged:
+      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kRanged>(problem, context);
+    case Sm90Use::kShortRanged:
+      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kShortRanged>(problem, context);
+    default:
+      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kModified>(problem, context);
   }
-  if (uniform_keys(problem)) {
-    return launch_sm90_variant<Element, kHeadSize, kVHeadSize, true, false>(problem, context);
-  }
-  return launch_sm90_variant<Element, kHeadSize, kVHeadSize, false, false>(problem, context);
 }
 
 }  // namespace flashonnx::cuda

@@ -32,22 +32,6 @@ __device__ inline float fast_exp2(float value) {
   return result;
 }
 
-// 2^x on the multiply-add units, for finite x below 127, to a relative error of 3e-6: 2^round(x) goes into the exponent
-// and a polynomial (minimax in relative error on [-1/2, 1/2]) gives the rest. After Cody and Waite, "Software Manual
-// for the Elementary Functions", and Shah et al., FlashAttention-4, which mixes it with the hardware's exp2 in this
-// way.
-__device__ inline float polynomial_exp2(float x) {
-  constexpr float kRoundToInteger = 12582912.f;  // 1.5 * 2^23: the sum's low bits are the integer
-  x = fmaxf(x, -125.f);
-  const float shifted = x + kRoundToInteger;
-  const float fraction = x - (shifted - kRoundToInteger);
-  float value = fmaf(0.009570101f, fraction, 0.05591786f);
-  value = fmaf(value, fraction, 0.24024744f);
-  value = fmaf(value, fraction, 0.6931218f);
-  value = fmaf(value, fraction, 0.9999993f);
-  return __int_as_float(__float_as_int(value) + (__float_as_int(shifted) << 23));
-}
-
 // The maxima of both rows over all their columns. Four chains a row: one dependent maximum after the other would take
 // as long as the exponentials.
 template <int kSize>
@@ -73,10 +57,8 @@ __device__ inline void block_maxima(const float (&s)[kSize], float (&maxima)[2])
 
 // Scores of one block to unnormalised probabilities, in place; `correction` is what earlier sums and outputs of each
 // row are to be multiplied by. One score unit is `log2_unit` powers of two. kModified: scores may be finite but so
-// large that scaling them first would overflow (a mask of -3e38), so the maximum is subtracted before. kMixed: all
-// scores are finite, and the hardware's exp2, 16 a clock and multiprocessor, is what the caller waits for: a quarter of
-// them is worked out by polynomial beside it.
-template <bool kModified, bool kMixed = false, int kSize>
+// large that scaling them first would overflow (a mask of -3e38), so the maximum is subtracted before.
+template <bool kModified, int kSize>
 __device__ inline void softmax_step(float (&s)[kSize], RowState (&rows)[2], float log2_unit, float (&correction)[2]) {
   float maxima[2];
   block_maxima(s, maxima);
@@ -104,8 +86,7 @@ __device__ inline void softmax_step(float (&s)[kSize], RowState (&rows)[2], floa
         if constexpr (kModified) {
           score = fast_exp2((score - base[r]) * log2_unit);
         } else {
-          const float exponent = fmaf(score, log2_unit, -scaled_base[r]);
-          score = kMixed && j % 4 == 1 ? polynomial_exp2(exponent) : fast_exp2(exponent);
+          score = fast_exp2(fmaf(score, log2_unit, -scaled_base[r]));
         }
         sums[r][c] += score;
       }

@@ -206,7 +206,10 @@ struct SplitBlock {
       mma<Element>(scores + 4, kQInRegisters ? q[kQInRegisters ? i : 0] : a, b[2], b[3]);
     }
 
-    modify_scores<Element>(scores, key + 2 * (lane % 4), score, rules);
+    const int first_column = key + 2 * (lane % 4);
+    MaskValues<T::kKeys / 2> mask;
+    fetch_mask(mask, first_column, score, rules);
+    modify_scores<Element>(scores, mask, first_column, score, rules);
     float correction[2];
     softmax_step<true>(scores, states, kLog2E, correction);
     rescale(output, correction);

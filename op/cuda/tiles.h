@@ -59,20 +59,33 @@ int head_size_for(const Problem& problem, const int (&sizes)[kCount]) {
 inline int sm80_head_size(const Problem& problem) { return head_size_for(problem, kSm80HeadSizes); }
 inline int split_head_size(const Problem& problem) { return head_size_for(problem, kSplitHeadSizes); }
 
-// Bounds: registers (output, scores and probabilities of 64 rows: 240 a thread with two consumers, 160 with three)
+// What decides the sm_90 kernel's tile, beside the head sizes.
+enum class Sm90Use {
+  kUniform,      // every row sees every key
+  kRanged,       // an interval of keys a row: causal, windows, padding
+  kShortRanged,  // likewise, of so few rows that tall tiles would mostly compute what is masked
+  kModified,     // scores need more than scale and an interval
+};
+inline Sm90Use sm90_use(const Problem& problem) {
+  constexpr int64_t kShort = 1024;
+  if (needs_modified_scores(problem)) return Sm90Use::kModified;
+  if (uniform_keys(problem)) return Sm90Use::kUniform;
+  return problem.q_sequence_length <= kShort ? Sm90Use::kShortRanged : Sm90Use::kRanged;
+}
+
+// Bounds: registers (output, scores and probabilities of 64 rows: 232 a thread with two consumers, 160 with three)
 // and shared memory (227 KiB for Q and two stages of K and V).
-constexpr TileShape sm90_tile(HeadSizes sizes, bool uniform, bool modified) {
+constexpr TileShape sm90_tile(HeadSizes sizes, Sm90Use use) {
   switch (sizes.head_size) {
     case 64:
-      return modified ? TileShape{128, 128} : TileShape{192, 128};
+      return {use == Sm90Use::kUniform || use == Sm90Use::kRanged ? 192 : 128, 128};
     case 96:
-      return uniform && !modified ? TileShape{128, 160} : TileShape{128, 128};
     case 128:
-      return uniform && !modified ? TileShape{128, 176} : TileShape{128, 128};
+      return {128, 128};
     case 192:
-      return sizes.v_head_size == 128 ? TileShape{128, 128} : TileShape{128, 112};
+      return {128, sizes.v_head_size == 128 ? 128 : 112};
     default:
-      return TileShape{128, 80};
+      return {128, 80};
   }
 }
 
