@@ -7,12 +7,19 @@
 #include <new>
 #include <string>
 
+#include "op/capi/gpu.h"
 #include "op/capi/node.h"
 #include "op/capi/thread_pool.h"
 #include "op/cpu/flash_attention.h"
 
 namespace flashonnx::capi {
 namespace {
+
+#ifdef FLASHONNX_HAS_CUDA
+constexpr bool kHasCuda = true;
+#else
+constexpr bool kHasCuda = false;
+#endif
 
 struct Answer {
   int32_t code = FLASHONNX_OK;
@@ -45,7 +52,7 @@ int32_t reply(char* text, size_t text_size, const Body& body) noexcept {
 }
 
 Status check_device(const flashonnx_device& device) {
-  if (device.type == FLASHONNX_CPU) return {};
+  if (device.type == FLASHONNX_CPU || (kHasCuda && device.type == FLASHONNX_CUDA)) return {};
   if (device.type == FLASHONNX_CUDA) return Status::error("this library was built without CUDA");
   return Status::error("device type " + std::to_string(device.type) + " is unknown; allowed: 1 (CPU), 2 (CUDA)");
 }
@@ -72,9 +79,31 @@ Answer check(const flashonnx_node& from) {
   return status.ok() ? Answer{} : invalid(status);
 }
 
+#ifdef FLASHONNX_HAS_CUDA
+Answer run_gpu(const flashonnx_node& from, const flashonnx_device& device) {
+  Problem problem;
+  Status status = read_device_problem(from, &problem);
+  if (!status.ok()) return invalid(status);
+  status = run_on_gpu(problem, device);
+  return status.ok() ? Answer{} : unavailable(status);
+}
+
+Answer plan_gpu(const flashonnx_node& from, const flashonnx_device& device) {
+  Problem problem;
+  Status status = read_problem_without_data(from, &problem);
+  if (!status.ok()) return invalid(status);
+  Answer answer;
+  status = plan_on_gpu(problem, device, &answer.text);
+  return status.ok() ? answer : unavailable(status);
+}
+#endif
+
 Answer run(const flashonnx_node& from, const flashonnx_device& device) {
   Status status = check_device(device);
   if (!status.ok()) return unavailable(status);
+#ifdef FLASHONNX_HAS_CUDA
+  if (device.type == FLASHONNX_CUDA) return run_gpu(from, device);
+#endif
   Problem problem;
   status = read_problem(from, &problem);
   if (!status.ok()) return invalid(status);
@@ -88,6 +117,9 @@ Answer run(const flashonnx_node& from, const flashonnx_device& device) {
 Answer plan(const flashonnx_node& from, const flashonnx_device& device) {
   Status status = check_device(device);
   if (!status.ok()) return unavailable(status);
+#ifdef FLASHONNX_HAS_CUDA
+  if (device.type == FLASHONNX_CUDA) return plan_gpu(from, device);
+#endif
   Problem problem;
   status = read_problem_without_data(from, &problem);
   if (!status.ok()) return invalid(status);
@@ -134,7 +166,7 @@ Answer build_info() {
   return {FLASHONNX_OK, std::string("{\"version\": \"") + FLASHONNX_VERSION + "\", \"compiler\": \"" + compiler() +
                             "\", \"cpu_kernels\": " + isa_list(cpu::is_compiled) +
                             ", \"cpu_kernels_supported\": " + isa_list(cpu::is_supported) + ", \"cpu_kernel\": \"" +
-                            cpu::name(cpu::best_isa()) + "\", \"cuda\": false}"};
+                            cpu::name(cpu::best_isa()) + "\", \"cuda\": " + (kHasCuda ? "true" : "false") + "}"};
 }
 
 }  // namespace

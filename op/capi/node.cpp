@@ -195,9 +195,9 @@ Status read_all_strides(const flashonnx_node& from, Problem* p) {
   return status;
 }
 
-// An empty tensor may have no memory, and yet it is there.
+// An empty tensor may have no memory, and yet it is there; aligned, or a plan would blame it for where it lies.
 void* data_of(const flashonnx_tensor* tensor) {
-  static char nothing = 0;
+  alignas(256) static char nothing = 0;
   if (tensor == nullptr) return nullptr;
   return tensor->data != nullptr ? tensor->data : &nothing;
 }
@@ -231,19 +231,24 @@ Status read_problem_without_data(const flashonnx_node& from, Problem* problem) {
   Node node;
   Status status = read_node(from, &node);
   if (status.ok()) status = make_problem(node, problem);
+  if (status.ok()) status = read_all_strides(from, problem);
   if (status.ok()) set_all_data(from, problem);
   return status;
 }
 
-Status read_problem(const flashonnx_node& from, Problem* problem) {
+Status read_device_problem(const flashonnx_node& from, Problem* problem) {
   Node node;
   Status status = read_node(from, &node);
   if (status.ok()) status = make_problem(node, problem);
   if (status.ok()) status = check_tensors(from, *problem);
   if (status.ok()) status = read_all_strides(from, problem);
-  if (!status.ok()) return status;
-  set_all_data(from, problem);
-  return check_values(*problem);
+  if (status.ok()) set_all_data(from, problem);
+  return status;
+}
+
+Status read_problem(const flashonnx_node& from, Problem* problem) {
+  const Status status = read_device_problem(from, problem);
+  return status.ok() ? check_values(*problem) : status;
 }
 
 }  // namespace flashonnx::capi

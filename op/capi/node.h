@@ -17,4 +17,7 @@ Status read_problem_without_data(const flashonnx_node& from, Problem* problem);
 // A problem that is ready to run, with the tensors' data and strides.
 Status read_problem(const flashonnx_node& from, Problem* problem);
 
+// Likewise, of tensors that the host cannot read: what only their values tell is left unchecked.
+Status read_device_problem(const flashonnx_node& from, Problem* problem);
+
 }  // namespace flashonnx::capi

@@ -21,7 +21,7 @@ from flashonnx import contract
 from flashonnx.runtime import get_library_path
 
 _OK, _INVALID_ARGUMENT = 0, 1
-_CPU = 1
+_CPU, _CUDA = 1, 2
 _MAX_RANK = 4
 _UNKNOWN_RANK = -1
 _TEXT_SIZE = 4096
@@ -46,6 +46,14 @@ class NativeTensor:
     dtype: int
     shape: Sequence[int] | None
     strides: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """A GPU and one of its streams (a cudaStream_t's address; 0: the default stream)."""
+
+    index: int = 0
+    stream: int = 0
 
 
 class _Tensor(ctypes.Structure):
@@ -90,10 +98,14 @@ def check(
 
 
 def plan(
-    inputs: Mapping[str, NativeTensor], attributes: Mapping[str, float] | None = None, outputs: Iterable[str] = ("Y",)
+    inputs: Mapping[str, NativeTensor],
+    attributes: Mapping[str, float] | None = None,
+    outputs: Iterable[str] = ("Y",),
+    *,
+    cuda: Cuda | None = None,
 ) -> str:
-    """Which kernel would run this node, and why."""
-    return _call("flashonnx_plan", _node(inputs, _placeholders(outputs), attributes), ctypes.byref(_Device(_CPU)))
+    """Which kernel would run this node, on the CPU or on a GPU, and why."""
+    return _call("flashonnx_plan", _node(inputs, _placeholders(outputs), attributes), ctypes.byref(_device(cuda)))
 
 
 def run(
@@ -102,14 +114,18 @@ def run(
     attributes: Mapping[str, float] | None = None,
     *,
     num_threads: int = 0,
+    cuda: Cuda | None = None,
 ) -> None:
-    """Computes `outputs`, which must have the shapes that `output_shape` gives, on `num_threads` threads (0: all).
+    """Computes `outputs`, which must have the shapes that `output_shape` gives.
+
+    On `num_threads` threads of the CPU (0: all), or on a GPU: then every tensor is in its memory, and the work is
+    queued on its stream when this returns.
 
     Raises:
         ValueError: the op does not take this node.
         UnavailableError: no kernel of this build can run it here.
     """
-    device = _Device(_CPU, 0, num_threads)
+    device = _device(cuda, num_threads)
     _call("flashonnx_run", _node(inputs, outputs, attributes), ctypes.byref(device))
 
 
@@ -184,6 +200,10 @@ def _call(function: str, *arguments: Any) -> str:
     if code == _OK:
         return message
     raise ValueError(message) if code == _INVALID_ARGUMENT else UnavailableError(message)
+
+
+def _device(cuda: Cuda | None, num_threads: int = 0) -> _Device:
+    return _Device(_CPU, 0, num_threads) if cuda is None else _Device(_CUDA, cuda.index, 0, cuda.stream)
 
 
 def _placeholders(names: Iterable[str]) -> dict[str, NativeTensor]:

@@ -6,8 +6,9 @@
 q is (B, Hq, S, D), k is (B, Hkv, T, D), v is (B, Hkv, T, Dv), y is (B, Hq, S, Dv); Hkv divides Hq, and query head h
 reads KV head h // (Hq // Hkv). attn_mask, bool (True may attend) or of q's dtype (added to the scores), broadcasts to
 (B, Hq, S, T). Semantics are those of ONNX Attention, opset 25: the causal mask lets query i see keys 0..i; a query
-that may see no key gives 0. float32, float16, bfloat16 and float64 on the CPU, by as many threads as
-torch.get_num_threads() says. Tensors may be strided in any way. Forward only: backward() raises.
+that may see no key gives 0. float32, float16, bfloat16 and float64: on the CPU by as many threads as
+torch.get_num_threads() says, on a GPU on torch's current stream. Tensors may be strided in any way. Forward only:
+backward() raises.
 
 Raises ValueError, which names the input, what it was and what is allowed. Inside torch.compile and torch.onnx.export
 the op stays one node (`flashonnx.exporter.translation_table`).
@@ -40,8 +41,8 @@ torch.library.define(
 )
 
 
-@torch.library.impl(f"{contract.DOMAIN}::flash_attention", "CPU")
-def _flash_attention_cpu(
+@torch.library.impl(f"{contract.DOMAIN}::flash_attention", ["CPU", "CUDA"])
+def _flash_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -55,8 +56,14 @@ def _flash_attention_cpu(
         tensors["attn_mask"] = attn_mask if _has_unit_or_zero_stride(attn_mask) else attn_mask.contiguous()
     inputs = {name: _native(tensor) for name, tensor in tensors.items()}
     y = q.new_empty((q.shape[0], q.shape[1], q.shape[2], v.shape[3]))
-    native.run(inputs, {"Y": _native(y)}, attributes, num_threads=torch.get_num_threads())
+    native.run(inputs, {"Y": _native(y)}, attributes, num_threads=torch.get_num_threads(), cuda=_cuda(q))
     return y
+
+
+def _cuda(q: torch.Tensor) -> native.Cuda | None:
+    if not q.is_cuda:
+        return None
+    return native.Cuda(q.device.index, torch.cuda.current_stream(q.device).cuda_stream)
 
 
 @torch.library.register_fake(f"{contract.DOMAIN}::flash_attention")
