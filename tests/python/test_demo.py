@@ -47,18 +47,34 @@ def test_nearest_is_ordered_and_leaves_oneself_out():
     assert found[4].tolist()[:2] == [5, 3]
 
 
+def test_tokens_and_padding_are_measured_apart():
+    mask = np.array([[1, 1, 0]])
+    expected = {"token_embeddings": np.zeros((1, 3, 2)), "sentence_embedding": np.zeros((1, 2))}
+    outputs = {name: array.copy() for name, array in expected.items()}
+    outputs["token_embeddings"][0, 1] = 1e-6
+    outputs["token_embeddings"][0, 2] = 1e-3
+    found = accuracy._differences(outputs, expected, mask)
+    assert {name: d.max_abs for name, d in found.items()} == {
+        "token_embeddings": 1e-6,
+        "token_embeddings at padding": 1e-3,
+        "sentence_embedding": 0.0,
+    }
+
+
 def difference(max_abs):
     histogram = np.zeros(24, int)
     histogram[8] = 100
     return Difference(elements=100, max_abs=max_abs, largest=1.0, histogram=tuple(histogram.tolist()))
 
 
-def made_result(*, fused=1e-5, original=1e-5, rankings_equal=True, sites=(True, True), seconds=None):
+def made_result(*, fused=1e-5, original=1e-5, padding=None, rankings_equal=True, sites=(True, True), seconds=None):
     """A result as a run would leave it; `seconds` are of (fused, opset 18, opset 23, PyTorch)."""
     result = DemoResult(describe(), 2, FuseReport([Site(f"site {i}", fused=done) for i, done in enumerate(sites)]))
     errors = {models.FUSED: fused, **dict.fromkeys(models.ORIGINALS, original)}
-    outputs = minilm.OUTPUTS
+    outputs = accuracy.MEASURED
     result.accuracy.versus_torch = {n: {o: difference(e) for o in outputs} for n, e in errors.items()}
+    if padding is not None:
+        result.accuracy.versus_torch[models.FUSED][accuracy.PADDING] = difference(padding)
     result.accuracy.versus_float64 = {n: {o: difference(2e-6) for o in outputs} for n in (*errors, models.TORCH)}
     result.accuracy.cosine_min = dict.fromkeys(errors, 1.0)
     result.accuracy.rankings_equal = dict.fromkeys(errors, rankings_equal)
@@ -82,7 +98,8 @@ def test_all_bars_hold():
         ({"sites": (True, False)}, "every site fused (1 of 2)"),
         ({"sites": ()}, "every site fused (0 of 0)"),
         ({"fused": 1.01 * MAX_ABS_DIFF, "original": MAX_ABS_DIFF}, "max abs difference"),
-        ({"fused": 1.6e-5, "original": 1e-5}, "1.5 x"),
+        ({"fused": 1.6e-5, "original": 1e-5, "padding": 1e-5}, "and <= 1.5 x"),
+        ({"padding": 1.6e-5}, "at padding"),
         ({"rankings_equal": False}, "nearest sentences"),
     ],
 )
@@ -115,7 +132,7 @@ def test_json_has_the_promised_keys(tmp_path):
 def test_page_has_every_figure_and_site(tmp_path):
     made_result().save_html(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 4  # time, memory, and a histogram for each output
+    assert page.count("<svg") == 5  # time, memory, and a histogram for each measured value
     assert "site 1" in page
     assert "http" not in page.replace("http://www.w3.org/", "")
 

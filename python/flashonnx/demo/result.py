@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flashonnx.bench.timing import Times, median_ratio
-from flashonnx.demo.accuracy import Accuracy
+from flashonnx.demo.accuracy import PADDING, Accuracy
 from flashonnx.demo.models import FUSED, FUSED_FROM, ORIGINALS
 from flashonnx.files import write_text
 from flashonnx.fusion import FuseReport
@@ -49,10 +49,12 @@ class DemoResult:
         """What must hold on any machine, and whether it does."""
         sites = self.fusion
         fused, unfused = self.accuracy.max_abs(FUSED), self.accuracy.max_abs(FUSED_FROM)
+        padding = [self.accuracy.max_abs(name, [PADDING]) for name in (FUSED, FUSED_FROM)]
         return {
             f"every site fused ({sites.fused} of {sites.total})": 0 < sites.total == sites.fused,
             f"max abs difference from PyTorch {fused:.1e} <= {MAX_ABS_DIFF:.0e}": fused <= MAX_ABS_DIFF,
             f"and <= {ERROR_RATIO} x that of the original {unfused:.1e}": fused <= ERROR_RATIO * unfused,
+            f"at padding {padding[0]:.1e} <= {ERROR_RATIO} x {padding[1]:.1e}": padding[0] <= ERROR_RATIO * padding[1],
             "nearest sentences unchanged": self.accuracy.rankings_equal[FUSED],
         }
 
@@ -74,6 +76,7 @@ class DemoResult:
             "sites_fused": self.fusion.fused,
             "max_abs_diff_vs_torch": self.accuracy.max_abs(FUSED),
             "unfused_max_abs_diff_vs_torch": self.accuracy.max_abs(FUSED_FROM),
+            "padding_max_abs_diff_vs_torch": self.accuracy.max_abs(FUSED, [PADDING]),
             "cosine_min": self.accuracy.cosine_min[FUSED],
             "rankings_equal": self.accuracy.rankings_equal[FUSED],
             "speedup_vs_ort": speedup,
