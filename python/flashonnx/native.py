@@ -239,6 +239,8 @@ def _tensor_pointers(tensors: Mapping[str, NativeTensor], index_of: Mapping[str,
 
 def _tensor(tensor: NativeTensor) -> _Tensor:
     shape = tensor.shape
+    if tensor.strides is not None and len(tensor.strides) != len(shape or ()):
+        raise ValueError(f"strides {tuple(tensor.strides)} do not go with shape {shape}; allowed: one a dimension")
     return _Tensor(
         data=tensor.data,
         dtype=tensor.dtype,

@@ -49,6 +49,7 @@ def _flash_attention(
     attn_mask: torch.Tensor | None = None,
     **attributes: Any,
 ) -> torch.Tensor:
+    _check_devices(q, k, v, attn_mask)
     if q.dim() != 4 or v.dim() != 4:  # elsewhere the op also takes rank 3, with numbers of heads as attributes
         raise ValueError(f"q and v must be (B, H, S, D), of rank 4; they are of rank {q.dim()} and {v.dim()}")
     tensors = {"Q": _unit_stride(q), "K": _unit_stride(k), "V": _unit_stride(v)}
@@ -70,8 +71,16 @@ def _cuda(q: torch.Tensor) -> native.Cuda | None:
 def _flash_attention_shape(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor | None = None, **attributes: Any
 ) -> torch.Tensor:
+    _check_devices(q, k, v, attn_mask)
     torch._check(q.dim() == 4 and k.dim() == 4 and v.dim() == 4, lambda: "q, k and v must be of rank 4, (B, H, S, D)")
     return q.new_empty((q.shape[0], q.shape[1], q.shape[2], v.shape[3]))
+
+
+def _check_devices(q: torch.Tensor, *others: torch.Tensor | None) -> None:
+    """A pointer says nothing of the device that it belongs to."""
+    devices = [tensor.device for tensor in others if tensor is not None]
+    if any(device != q.device for device in devices):
+        raise ValueError(f"q is on {q.device}, other inputs are on {', '.join(map(str, devices))}; allowed: one device")
 
 
 def _backward(context: Any, *gradients: Any) -> Any:

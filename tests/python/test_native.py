@@ -115,3 +115,9 @@ def test_output_types_are_the_contracts() -> None:
     assert {name: array.shape for name, array in outputs.items()} == {
         name: array.shape for name, array in flash_attention(**case_feeds(ACCEPTED[0])).items()
     }
+
+
+def test_strides_go_with_the_shape() -> None:
+    tensor = native.NativeTensor(0, ELEMENT_TYPES["float"], (2, 4, 9, 16), (1,))
+    with pytest.raises(ValueError, match="one a dimension"):
+        native.check({"Q": tensor, "K": tensor, "V": tensor})

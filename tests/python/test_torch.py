@@ -183,6 +183,7 @@ def test_backward_is_refused():
         (lambda q, k, v: (q.to(torch.complex64), k, v), "complex64"),
         (lambda q, k, v: (q, k, v, torch.ones(5, 13, dtype=torch.bool)), "input 'attn_mask'"),
         (lambda q, k, v: (q, k, v, torch.ones(9, 13, dtype=torch.int32)), "int32"),
+        (lambda q, k, v: (q, k.to("meta"), v), "q is on cpu, other inputs are on meta, cpu; allowed: one device"),
     ],
 )
 def test_inputs_that_are_refused(change, message):
