@@ -21,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 HEADER = "onnxruntime_c_api.h"
@@ -197,9 +197,14 @@ def find(include: str | None, cache: Path) -> Path:
         "npm": from_npm,
         "release archive": from_release,
     }
+    return first_found("ONNX Runtime", sources, cache)
+
+
+def first_found(package: str, sources: Mapping[str, Callable[[Path], Path]], cache: Path) -> Path:
+    """What the first source that has something gives; NotFoundError says what every one answered."""
     reasons = []
     for name, source in sources.items():
-        print(f"ONNX Runtime headers: {name} ...", file=sys.stderr, flush=True)
+        print(f"{package} headers: {name} ...", file=sys.stderr, flush=True)
         try:
             return source(cache)
         except NotFoundError as error:

@@ -16,9 +16,10 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from find_ort_headers import NotFoundError, run
+from find_ort_headers import NotFoundError, first_found, run
 
 HEADER = "NvInferRuntime.h"
 MIN_VERSION = (10, 0)  # the first with IPluginV3; TensorRT-RTX, which counts from 1 again, has had it from its start
@@ -95,19 +96,13 @@ def find(include: str | None, cache: Path, wanted: str | None) -> Path:
     if include:
         return in_folder(Path(include))
     crate = wanted or DEFAULT_VERSION
-    sources: dict[str, Callable[[], Path]] = {
-        "earlier run": lambda: from_cache(cache, crate),
-        f"crate {CRATE}": lambda: from_crate(cache, crate),
+    sources: dict[str, Callable[[Path], Path]] = {
+        "earlier run": partial(from_cache, wanted=crate),
+        f"crate {CRATE}": partial(from_crate, wanted=crate),
     }
     if wanted is None:
-        sources = {"system": from_system, **sources}
-    reasons = []
-    for name, source in sources.items():
-        try:
-            return source()
-        except NotFoundError as error:
-            reasons.append(f"  {name}: {error}")
-    raise NotFoundError("\n" + "\n".join(reasons))
+        sources = {"system": lambda _: from_system(), **sources}
+    return first_found("TensorRT", sources, cache)
 
 
 def main() -> int:
