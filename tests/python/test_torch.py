@@ -196,3 +196,20 @@ def test_attributes_that_are_refused():
         flash_attention(*random_qkv(), left_window_size=-2)
     with pytest.raises(ValueError, match="softcap"):
         flash_attention(*random_qkv(), softcap=-1.0)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("shape", [(1, 4, 128, 64), (1, 4, 512, 64), (1, 2, 2048, 64), (1, 2, 2048, 128)])
+def test_no_less_accurate_than_torch_over_many_keys(shape, is_causal):
+    """The tolerance rule of docs/semantics.md; sums over thousands of keys must not drift."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(shape, generator=generator) for _ in range(3))
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    exact = sdpa(q.double(), k.double(), v.double(), is_causal=is_causal)
+
+    def error(y):
+        return (y.double() - exact).abs().max().item()
+
+    allowed = ERROR_RATIO * error(sdpa(q, k, v, is_causal=is_causal))
+    ulp = torch.finfo(torch.float32).eps * exact.abs().max().item()
+    assert error(flash_attention(q, k, v, is_causal=is_causal)) <= allowed + ulp

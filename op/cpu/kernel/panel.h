@@ -27,14 +27,19 @@ __attribute__((always_inline)) inline void multiply(const float* a, int64_t a_n,
   }
 }
 
-// N rows of S^T: keys' rows lie `stride` apart, q is (head_size, kPanelRows).
 template <int N>
-void score_keys(const float* keys, int64_t stride, const float* q, int64_t head_size, float* scores) {
-  Vec sums[N][kPanelVectors];
+inline void clear_sums(Vec (&sums)[N][kPanelVectors]) {
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
     for (int v = 0; v < kPanelVectors; ++v) sums[n][v] = broadcast(0.0f);
   }
+}
+
+// N rows of S^T: keys' rows lie `stride` apart, q is (head_size, kPanelRows).
+template <int N>
+void score_keys(const float* keys, int64_t stride, const float* q, int64_t head_size, float* scores) {
+  Vec sums[N][kPanelVectors];
+  clear_sums(sums);
   multiply<N>(keys, stride, 1, q, head_size, sums);
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
@@ -42,20 +47,19 @@ void score_keys(const float* keys, int64_t stride, const float* q, int64_t head_
   }
 }
 
-// N rows of O^T: o = factor * o + V^T P^T, p is (count, kPanelRows), factor (kPanelRows).
+// N rows of O^T: o = factor * o + V^T P^T, p is (count, kPanelRows), factor (kPanelRows). A block is summed by itself
+// first: the error then grows with the length of a block and the number of blocks, not with the number of keys.
 template <int N>
 void add_values(const float* values, int64_t stride, const float* p, int64_t count, const float* factor, float* o) {
   Vec sums[N][kPanelVectors];
-#pragma GCC unroll 16
-  for (int n = 0; n < N; ++n) {
-    for (int v = 0; v < kPanelVectors; ++v) {
-      sums[n][v] = load(factor + v * kLanes) * load(o + n * kPanelRows + v * kLanes);
-    }
-  }
+  clear_sums(sums);
   multiply<N>(values, 1, stride, p, count, sums);
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
-    for (int v = 0; v < kPanelVectors; ++v) store(o + n * kPanelRows + v * kLanes, sums[n][v]);
+    for (int v = 0; v < kPanelVectors; ++v) {
+      float* sum = o + n * kPanelRows + v * kLanes;
+      store(sum, fma(load(factor + v * kLanes), load(sum), sums[n][v]));
+    }
   }
 }
 

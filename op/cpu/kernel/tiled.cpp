@@ -202,13 +202,13 @@ class TiledKernel {
       // A row that has seen no key: exp(-inf - 0) is 0, where exp(-inf - -inf) would be NaN.
       const Vec base = select(equal(m, never), zero, m);
       const Vec factor = exp_nonpositive(old_m - base);
-      Vec l = load(panel.l + first) * factor;
+      Vec sums = zero;  // of this block: see add_values
       for (int64_t j = 0; j < count; ++j) {
         const Vec p = exp_nonpositive(fma(load(column + j * kPanelRows), scales, zero - base));
         store(column + j * kPanelRows, p);
-        l = l + p;
+        sums = sums + p;
       }
-      store(panel.l + first, l);
+      store(panel.l + first, fma(load(panel.l + first), factor, sums));
       store(scratch_.factor + first, factor);
     }
   }
