@@ -13,6 +13,7 @@ import onnxruntime
 from flashonnx.arrays import from_ort, from_torch, to_ort, to_torch
 from flashonnx.bench import graphs
 from flashonnx.bench.cases import Case
+from flashonnx.bench.timing import session_options
 from flashonnx.runtime import session
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -62,10 +63,7 @@ def _onnx_contestant(
 
 
 def _session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return session(model.SerializeToString(), ["CPUExecutionProvider"], sess_options=options)
+    return session(model.SerializeToString(), ["CPUExecutionProvider"], sess_options=session_options(threads))
 
 
 def _torch_contestant(name: str, function: Callable[..., Any], *, is_ours: bool = False) -> Contestant:

@@ -1,19 +1,35 @@
 """Timing of contestants against each other on a machine whose speed drifts.
 
-All run in one process with the same number of threads, in rounds: each round times every contestant once, starting
-with another one. Ratios are taken within a round, where the machine was in one state, and their median is reported.
+All run in one process with the same number of threads, in rounds: each round times every contestant once, in another
+order, so that none always runs after the same one. Ratios are taken within a round, where the machine was in one state, and their median is reported.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-# A runtime's idle threads spin for a moment after a call; they shall not slow the next contestant down.
+if TYPE_CHECKING:
+    import onnxruntime
+
+# PyTorch's idle threads spin for a moment after a call; they shall not slow the next contestant down.
 SETTLE_SECONDS = 0.01
 
 Times = dict[str, list[float]]
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """For every contestant in ONNX Runtime. Threads that spin after a run would take a core from whoever comes next."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 def interleave(
@@ -38,8 +54,7 @@ def interleave(
     for index in range(rounds):
         if max_seconds is not None and index >= 3 and time.perf_counter() - started > max_seconds:
             break
-        shift = index % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in random.Random(index).sample(names, len(names)):
             times[name].append(_measure(functions[name], repeats[name]))
     return times
 

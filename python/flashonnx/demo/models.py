@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
+from flashonnx.bench.timing import session_options
 from flashonnx.demo import minilm
 from flashonnx.fusion import FuseReport, fuse
 from flashonnx.runtime import session
@@ -81,10 +81,7 @@ def torch_run(threads: int, *, float64: bool = False) -> Run:
 
 def onnx_run(path: Path, threads: int) -> Run:
     """A file in ONNX Runtime, with all of its optimisations and our library registered."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    model = session(path, ["CPUExecutionProvider"], sess_options=options)
+    model = session(path, ["CPUExecutionProvider"], sess_options=session_options(threads))
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         values: Any = model.run(list(minilm.OUTPUTS), dict(inputs))
