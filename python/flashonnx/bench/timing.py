@@ -1,7 +1,8 @@
 """Timing of contestants against each other on a machine whose speed drifts.
 
 All run in one process with the same number of threads, in rounds: each round times every contestant once, in another
-order, so that none always runs after the same one. Ratios are taken within a round, where the machine was in one state, and their median is reported.
+order, so that none always runs after the same one. Ratios are taken within a round, where the machine was in one
+state, and their median is reported.
 """
 
 from __future__ import annotations
