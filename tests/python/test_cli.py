@@ -59,6 +59,7 @@ def test_every_command_has_help(run, command):
     result = run(command, "--help")
     assert result.exit_code == 0
     assert "Usage" in result.stdout
+    assert "completion" not in result.stdout  # of the shell: no matter of a single command
 
 
 def test_version(run):

@@ -25,7 +25,7 @@ from flashonnx.cli.common import (
 if TYPE_CHECKING:
     from flashonnx.bench.result import BenchResult, Timing
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 TOPICS_HELP = "speed, scaling, memory, exactness, traffic, or all. [default: speed]"
 

@@ -13,7 +13,7 @@ from flashonnx.cli.common import ANSWER_IS_NO, JSON_HELP, check_folder, exit_cod
 if TYPE_CHECKING:
     from flashonnx.engine import BuildResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _SHAPE = "shape of an input: input_ids=1x128; repeatable."
 

@@ -10,7 +10,7 @@ import typer
 from flashonnx.cli.common import JSON_HELP, check_folder, exit_codes, is_shown, progress, write_json
 from flashonnx.cli.fusing import PORTABLE_HELP, REQUIRE_ALL_HELP, VERIFY_HELP, reporting, show_sites, show_step
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import typer
 
 from flashonnx.cli.common import CASE_HELP, DTYPE_HELP, JSON_HELP, console, exit_codes, fail, is_shown, write_json
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import typer
 
 from flashonnx.cli.common import check_folder, exit_codes, progress
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

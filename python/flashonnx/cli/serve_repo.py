@@ -9,7 +9,7 @@ import typer
 
 from flashonnx.cli.common import exit_codes, fail
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

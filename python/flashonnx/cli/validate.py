@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flashonnx.engine import Engine
     from flashonnx.validation import ValidationResult
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
