@@ -8,7 +8,7 @@ operators, one node at a time; both are remembered by what they depend on, since
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,8 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from flashonnx import contract, schema
-
-Shape = tuple[int, ...]
+from flashonnx.fusion.contrib_types import CONTRIB_DOMAIN, contrib_types
+from flashonnx.fusion.tensor_type import Shape, SizeError, Type, broadcast
 
 # Data above this many elements is not evaluated: nothing that decides a shape or a mask at small sizes is that large.
 MAX_INPUT_ELEMENTS = 1 << 24
@@ -103,16 +103,6 @@ _TO_BOOL = frozenset(
 _NOT_EVALUATED = frozenset(
     ["If", "Loop", "Scan", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"]
 )
-
-
-class SizeError(Exception):
-    """The graph does not work at these sizes: two shapes do not fit, or an index is out of range."""
-
-
-@dataclass(frozen=True)
-class Type:
-    dtype: ir.DataType
-    shape: Shape
 
 
 @dataclass
@@ -243,13 +233,13 @@ class Trace:
         if node.op_type in ("Gather", "GatherElements", "GatherND"):
             self._check_indices(node)
         types = [None if value is None else self.types.get(value) for value in node.inputs]
-        if node.domain in ("", "com.microsoft") and len(node.outputs) == 1:
+        if node.domain in ("", CONTRIB_DOMAIN) and len(node.outputs) == 1:
             quick = _quick_type(node, types)
             if quick is not None:
                 return [quick]
-        custom = _CONTRIB_TYPES.get((node.domain, node.op_type))
-        if custom is not None:
-            return custom(node, types)
+        contrib = contrib_types(node, types)
+        if contrib is not None:
+            return contrib
         if node.op_type == "Shape" and types and types[0] is None:
             return [None]
         if any(type_ is None for value, type_ in zip(node.inputs, types, strict=True) if value is not None):
@@ -370,12 +360,12 @@ def _quick_type(node: ir.Node, types: list[Type | None]) -> Type | None:
         return None
     if node.op_type in _BROADCAST:
         dtype = types[-1].dtype if node.op_type == "Where" else first.dtype  # type: ignore[union-attr]
-        return Type(_output_dtype(node, dtype), _broadcast(node, [type_.shape for type_ in types if type_]))
+        return Type(_output_dtype(node, dtype), broadcast(node, [type_.shape for type_ in types if type_]))
     if node.op_type == "MatMul" and min(len(type_.shape) for type_ in types if type_) >= 2:
         a, b = (type_.shape for type_ in types if type_)
         if a[-1] != b[-2]:
             raise SizeError(f"MatMul: {a} by {b}")
-        return Type(first.dtype, (*_broadcast(node, [a[:-2], b[:-2]]), a[-2], b[-1]))
+        return Type(first.dtype, (*broadcast(node, [a[:-2], b[:-2]]), a[-2], b[-1]))
     return None
 
 
@@ -386,62 +376,6 @@ def _output_dtype(node: ir.Node, dtype: ir.DataType) -> ir.DataType:
         except ValueError as error:
             raise SizeError(f"Cast: {error}") from error
     return ir.DataType.BOOL if node.op_type in _TO_BOOL else dtype
-
-
-def _broadcast(node: ir.Node, shapes: list[Shape]) -> Shape:
-    try:
-        return tuple(int(dim) for dim in np.broadcast_shapes(*shapes))
-    except ValueError as error:
-        raise SizeError(f"{node.op_type}: shapes {shapes} do not broadcast") from error
-
-
-def _multi_head_attention_types(node: ir.Node, types: list[Type | None]) -> list[Type | None]:
-    """com.microsoft MultiHeadAttention with separate 3D query, key and value."""
-    query, key, value = (*types, None, None)[:3]
-    if query is None or key is None or value is None or not len(query.shape) == len(value.shape) == 3:
-        return [None] * len(node.outputs)
-    heads = node.attributes.get_int("num_heads", 1)
-    past = types[6].shape[2] if len(types) > 6 and types[6] is not None else 0
-    presents = [
-        Type(query.dtype, (query.shape[0], heads, past + tensor.shape[1], tensor.shape[-1] // heads))
-        for tensor in (key, value)
-    ]
-    return [Type(query.dtype, (*query.shape[:2], value.shape[2])), *presents, None][: len(node.outputs)]
-
-
-def _group_query_attention_types(node: ir.Node, types: list[Type | None]) -> list[Type | None]:
-    """com.microsoft GroupQueryAttention: the output has the query's shape; the caches keep or grow their rows."""
-    query, key = types[0], types[1]
-    if query is None or key is None:
-        return [None] * len(node.outputs)
-    kv_heads = node.attributes.get_int("kv_num_heads")
-    past = types[3].shape[2] if len(types) > 3 and types[3] is not None else 0
-    present = Type(query.dtype, (query.shape[0], kv_heads, past + key.shape[1], key.shape[2] // kv_heads))
-    outputs: list[Type | None] = [query, present, present]
-    return outputs[: len(node.outputs)]
-
-
-def _fused_matmul_types(node: ir.Node, types: list[Type | None]) -> list[Type | None]:
-    """com.microsoft FusedMatMul: MatMul of operands whose last two axes may be swapped."""
-    first, second = types[:2]
-    if first is None or second is None or min(len(first.shape), len(second.shape)) < 2:
-        return [None]
-    if node.attributes.get_int("transBatchA", 0) or node.attributes.get_int("transBatchB", 0):
-        return [None]
-    a, b = (
-        (*shape[:-2], shape[-1], shape[-2]) if node.attributes.get_int(flag, 0) else shape
-        for shape, flag in ((first.shape, "transA"), (second.shape, "transB"))
-    )
-    if a[-1] != b[-2]:
-        raise SizeError(f"FusedMatMul: {a} by {b}")
-    return [Type(first.dtype, (*_broadcast(node, [a[:-2], b[:-2]]), a[-2], b[-1]))]
-
-
-_CONTRIB_TYPES: dict[tuple[str, str], Callable[[ir.Node, list[Type | None]], list[Type | None]]] = {
-    ("com.microsoft", "FusedMatMul"): _fused_matmul_types,
-    ("com.microsoft", "MultiHeadAttention"): _multi_head_attention_types,
-    ("com.microsoft", "GroupQueryAttention"): _group_query_attention_types,
-}
 
 
 def _canonical(node: ir.Node) -> onnx.NodeProto:

@@ -16,7 +16,6 @@ from flashonnx.fusion import model_io
 from flashonnx.fusion.anchors import Read, anchors, is_attention
 from flashonnx.fusion.cache import with_cache
 from flashonnx.fusion.emit import Emitter
-from flashonnx.fusion.evaluate import SizeError
 from flashonnx.fusion.facts import Facts, Refusal, node_name
 from flashonnx.fusion.lower import Lowered, lower
 from flashonnx.fusion.mask import MaskReader
@@ -24,6 +23,7 @@ from flashonnx.fusion.model_io import ModelError
 from flashonnx.fusion.portable import Form, add_portable_functions, remove_portable_functions
 from flashonnx.fusion.report import FuseReport, Site
 from flashonnx.fusion.sizes import trace_model
+from flashonnx.fusion.tensor_type import SizeError
 from flashonnx.fusion.verify import Verifier
 from flashonnx.fusion.verify_model import verify_model
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from flashonnx.fusion.evaluate import Operators, SizeError, Trace, Type
+from flashonnx.fusion.evaluate import Operators, Trace
+from flashonnx.fusion.tensor_type import SizeError, Type
 
 # One row for each trace. Dimensions that are only ever first, as batches are, stay small in all but the last; the
 # others are primes apart, so that two dimensions agree in every trace only if they are the same, and a product is no
