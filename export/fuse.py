@@ -77,18 +77,23 @@ def fuse(
 
     verify: compare each site and then the model, before and after, on random inputs, and leave alone what differs.
     portable: put the op's definition by standard operators into the model, so that it also runs where the library is
-    not loaded. progress(done, total, name) is called after each site.
+    not loaded. progress(done, total, step) is called before each step, such as a site's name, with how many sites of
+    how many are done.
 
     Raises ModelError if the model cannot be read or the result not be written, and, with require_all, NotAllFused if a
     site is left alone; nothing is written then.
     """
+    say = progress or _say_nothing
+    say(0, 0, "reading the model")
     model = model_io.load(model_or_path)
     work = _Pass(model, verify)
-    report = work.run(progress)
+    report = work.run(say)
     if require_all and report.fused < report.total:
         raise NotAllFused(report)
+    say(report.total, report.total, "removing what is no longer used")
     work.finish()
     if verify and work.forms:
+        say(report.total, report.total, "comparing the models")
         try:
             report.verification = work.verify_model(model_io.load(model_or_path))
         except Refusal as refusal:
@@ -100,13 +105,20 @@ def fuse(
         remove_portable_functions(model)
     result = FuseResult(model, report)
     if output is not None:
+        say(report.total, report.total, "writing the model")
         result.save(output)
     return result
 
 
+def _say_nothing(done: int, total: int, step: str) -> None:
+    """For callers that want no progress."""
+
+
 def explain(model_or_path: ModelLike, progress: Progress | None = None) -> FuseReport:
     """What fuse would do, without verifying or writing anything. Raises ModelError if the model cannot be read."""
-    return _Pass(model_io.load(model_or_path), verify=False).run(progress)
+    say = progress or _say_nothing
+    say(0, 0, "reading the model")
+    return _Pass(model_io.load(model_or_path), verify=False).run(say)
 
 
 @dataclass
@@ -117,9 +129,10 @@ class _Pass:
     verify: bool
     forms: dict[ir.Node, Form] = field(default_factory=dict)
 
-    def run(self, progress: Progress | None) -> FuseReport:
+    def run(self, say: Progress) -> FuseReport:
         graph = self.model.graph
         found = list(anchors(graph))
+        say(0, len(found), "trying sizes")
         report = FuseReport()
         if not found:
             return report
@@ -136,14 +149,13 @@ class _Pass:
             return report
         self.facts, self.masks, self.emitter = facts, MaskReader(facts), Emitter(graph, facts)
         self.verifier = Verifier(graph, facts, self.model.ir_version) if self.verify else None
-        for done, (node, read) in enumerate(found, 1):
+        for done, (node, read) in enumerate(found):
             name = node_name(node)
+            say(done, len(found), name)
             if is_attention(node, facts):
                 report.sites.append(self._site(node, read))
             else:
                 report.not_attention.append(name)
-            if progress is not None:
-                progress(done, len(found), name)
         return report
 
     def _site(self, node: ir.Node, read: Read) -> Site:

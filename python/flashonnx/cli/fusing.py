@@ -33,7 +33,7 @@ def reporting(json: str | None) -> Iterator[None]:
 
 def show_step(say: Callable[[str], None]) -> Callable[[int, int, str], None]:
     """Turns the pass's progress into lines of ours."""
-    return lambda done, total, name: say(f"site {done} of {total}, {name}")
+    return lambda done, total, step: say(f"{done} of {total} sites done, {step}" if total else step)
 
 
 def show_sites(report: FuseReport) -> None:
