@@ -8,8 +8,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-
 from benchmarks.fusion.decoder_stack import NODES_PER_BLOCK, DecoderStack
+
 from flashonnx.fusion import fuse
 from flashonnx.fusion.evaluate import Operators
 
