@@ -1,7 +1,5 @@
 #include "plugin/flash_attention_plugin.h"
 
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -38,13 +36,6 @@ void set_data(const Layout& layout, int32_t num_inputs, const void* const* input
     data.outputs[static_cast<size_t>(layout.outputs[i])] = or_placeholder(output);
   }
   flashonnx::set_data(data, problem);
-}
-
-Status query_current_device(cuda::Device* device) {
-  int ordinal = 0;
-  const cudaError_t error = cudaGetDevice(&ordinal);
-  if (error != cudaSuccess) return Status::error(cudaGetErrorString(error));
-  return cuda::query_device(ordinal, device);
 }
 
 // An engine may be built where no GPU is, and may run on another than it was built on. More multiprocessors than any
@@ -204,7 +195,7 @@ Status FlashAttentionPlugin::run(const void* const* inputs, void* const* outputs
   set_data(parameters_.layout, prepared_->num_inputs, inputs, outputs, &problem);
   if (!prepared_->plan) {
     cuda::Device device;
-    Status status = query_current_device(&device);
+    Status status = cuda::query_current_device(&device);
     if (!status.ok()) return status;
     prepared_->plan = cuda::plan(problem, device);
   }

@@ -7,19 +7,13 @@
 #include <new>
 #include <string>
 
-#include "op/capi/gpu.h"
 #include "op/capi/node.h"
 #include "op/capi/thread_pool.h"
 #include "op/cpu/flash_attention.h"
+#include "op/cuda/flash_attention.h"
 
 namespace flashonnx::capi {
 namespace {
-
-#ifdef FLASHONNX_HAS_CUDA
-constexpr bool kHasCuda = true;
-#else
-constexpr bool kHasCuda = false;
-#endif
 
 struct Answer {
   int32_t code = FLASHONNX_OK;
@@ -52,8 +46,7 @@ int32_t reply(char* text, size_t text_size, const Body& body) noexcept {
 }
 
 Status check_device(const flashonnx_device& device) {
-  if (device.type == FLASHONNX_CPU || (kHasCuda && device.type == FLASHONNX_CUDA)) return {};
-  if (device.type == FLASHONNX_CUDA) return Status::error("this library was built without CUDA");
+  if (device.type == FLASHONNX_CPU || device.type == FLASHONNX_CUDA) return {};
   return Status::error("device type " + std::to_string(device.type) + " is unknown; allowed: 1 (CPU), 2 (CUDA)");
 }
 
@@ -79,33 +72,9 @@ Answer check(const flashonnx_node& from) {
   return status.ok() ? Answer{} : invalid(status);
 }
 
-#ifdef FLASHONNX_HAS_CUDA
-Answer run_gpu(const flashonnx_node& from, const flashonnx_device& device) {
+Answer run_on_cpu(const flashonnx_node& from, const flashonnx_device& device) {
   Problem problem;
-  Status status = read_device_problem(from, &problem);
-  if (!status.ok()) return invalid(status);
-  status = run_on_gpu(problem, device);
-  return status.ok() ? Answer{} : unavailable(status);
-}
-
-Answer plan_gpu(const flashonnx_node& from, const flashonnx_device& device) {
-  Problem problem;
-  Status status = read_problem_without_data(from, &problem);
-  if (!status.ok()) return invalid(status);
-  Answer answer;
-  status = plan_on_gpu(problem, device, &answer.text);
-  return status.ok() ? answer : unavailable(status);
-}
-#endif
-
-Answer run(const flashonnx_node& from, const flashonnx_device& device) {
-  Status status = check_device(device);
-  if (!status.ok()) return unavailable(status);
-#ifdef FLASHONNX_HAS_CUDA
-  if (device.type == FLASHONNX_CUDA) return run_gpu(from, device);
-#endif
-  Problem problem;
-  status = read_problem(from, &problem);
+  Status status = read_problem(from, &problem);
   if (!status.ok()) return invalid(status);
   const cpu::Plan plan = cpu::plan(problem);
   if (!plan.status.ok()) return unavailable(plan.status);
@@ -114,17 +83,41 @@ Answer run(const flashonnx_node& from, const flashonnx_device& device) {
   return status.ok() ? Answer{} : unavailable(status);
 }
 
+Answer run_on_gpu(const flashonnx_node& from, const flashonnx_device& device) {
+  Problem problem;
+  Status status = read_device_problem(from, &problem);
+  if (!status.ok()) return invalid(status);
+  status = cuda::run_with_pool(problem, device.index, device.stream);
+  return status.ok() ? Answer{} : unavailable(status);
+}
+
+Answer run(const flashonnx_node& from, const flashonnx_device& device) {
+  const Status status = check_device(device);
+  if (!status.ok()) return unavailable(status);
+  return device.type == FLASHONNX_CUDA ? run_on_gpu(from, device) : run_on_cpu(from, device);
+}
+
+Answer plan_on_cpu(const Problem& problem) {
+  const cpu::Plan plan = cpu::plan(problem);
+  return plan.status.ok() ? Answer{FLASHONNX_OK, plan.reason()} : unavailable(plan.status);
+}
+
+Answer plan_on_gpu(const Problem& problem, const flashonnx_device& from) {
+  cuda::Device device;
+  const Status status = from.compute_capability != 0 ? cuda::known_device(from.compute_capability, &device)
+                                                     : cuda::query_device(from.index, &device);
+  if (!status.ok()) return unavailable(status);
+  const cuda::Plan plan = cuda::plan(problem, device);
+  return plan.status.ok() ? Answer{FLASHONNX_OK, cuda::describe(plan)} : unavailable(plan.status);
+}
+
 Answer plan(const flashonnx_node& from, const flashonnx_device& device) {
   Status status = check_device(device);
   if (!status.ok()) return unavailable(status);
-#ifdef FLASHONNX_HAS_CUDA
-  if (device.type == FLASHONNX_CUDA) return plan_gpu(from, device);
-#endif
   Problem problem;
   status = read_problem_without_data(from, &problem);
   if (!status.ok()) return invalid(status);
-  const cpu::Plan plan = cpu::plan(problem);
-  return plan.status.ok() ? Answer{FLASHONNX_OK, plan.reason()} : unavailable(plan.status);
+  return device.type == FLASHONNX_CUDA ? plan_on_gpu(problem, device) : plan_on_cpu(problem);
 }
 
 Answer output_shape(const flashonnx_node& from, int32_t index, int64_t* dims, int32_t* rank) {
@@ -164,9 +157,9 @@ std::string compiler() {
 
 Answer build_info() {
   return {FLASHONNX_OK, std::string("{\"version\": \"") + FLASHONNX_VERSION + "\", \"compiler\": \"" + compiler() +
-                            "\", \"cpu_kernels\": " + isa_list(cpu::is_compiled) +
-                            ", \"cpu_kernels_supported\": " + isa_list(cpu::is_supported) + ", \"cpu_kernel\": \"" +
-                            cpu::name(cpu::best_isa()) + "\", \"cuda\": " + (kHasCuda ? "true" : "false") + "}"};
+                            "\", \"cpu_kernels\": " + isa_list(cpu::is_compiled) + ", \"cpu_kernels_supported\": " +
+                            isa_list(cpu::is_supported) + ", \"cpu_kernel\": \"" + cpu::name(cpu::best_isa()) +
+                            "\", \"cuda\": " + (cuda::is_built() ? "true" : "false") + "}"};
 }
 
 }  // namespace

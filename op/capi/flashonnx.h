@@ -51,9 +51,10 @@ enum { FLASHONNX_CPU = 1, FLASHONNX_CUDA = 2 };
 
 typedef struct flashonnx_device {
   int32_t type;
-  int32_t index;       /* which one, of several GPUs */
-  int32_t num_threads; /* CPU: 0 means as many as the machine has */
-  void* stream;        /* CUDA: a cudaStream_t */
+  int32_t index;              /* which one, of several GPUs */
+  int32_t num_threads;        /* CPU: 0 means as many as the machine has */
+  int32_t compute_capability; /* flashonnx_plan on CUDA: of a GPU that may be elsewhere, 90 for 9.0; 0: GPU `index` */
+  void* stream;               /* CUDA: a cudaStream_t */
 } flashonnx_device;
 
 /* Whether the node is one that the op takes. */

@@ -15,13 +15,14 @@ namespace {
 constexpr Kernel kPreference[] = {Kernel::kSplit, Kernel::kSm90, Kernel::kSm80, Kernel::kNaive};
 constexpr int64_t kFewRows = 64;  // per key/value head: at most so many go to the split kernel
 constexpr int64_t kLeastSplitKeys = 256;
+constexpr int kLeastComputeCapability = 80;  // op/cuda/CMakeLists.txt builds for no older one
 
 std::string head_sizes(const Problem& problem) {
   return "head_size " + std::to_string(problem.head_size) + ", v_head_size " + std::to_string(problem.v_head_size);
 }
 
 // What rules out every tensor-core kernel; empty: nothing does.
-std::string why_not_tiled(const Problem& problem, const Device& device) {
+std::string why_not_tiled(const Problem& problem) {
   if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) {
     return "it takes float16 and bfloat16";
   }
@@ -29,10 +30,6 @@ std::string why_not_tiled(const Problem& problem, const Device& device) {
   if (problem.total_sequence_length() == 0) return "there are no keys";
   if (problem.total_sequence_length() > 0x7FFFFFFF || problem.q_sequence_length > 0x7FFFFFFF) {
     return "it takes up to 2^31 - 1 queries and keys";
-  }
-  if (device.compute_capability < 80) {
-    return "it needs compute capability 8.0, this device has " + std::to_string(device.compute_capability / 10) + "." +
-           std::to_string(device.compute_capability % 10);
   }
   return "";
 }
@@ -80,7 +77,7 @@ std::string why_not(Kernel kernel, const Problem& problem, const Device& device)
     const int64_t shared = (problem.head_size + problem.v_head_size) * 8 + 2048;
     return shared > device.shared_memory_bytes ? head_sizes(problem) + " exceed shared memory" : "";
   }
-  const std::string tiled = why_not_tiled(problem, device);
+  const std::string tiled = why_not_tiled(problem);
   if (!tiled.empty()) return tiled;
   if (kernel == Kernel::kSm90) return why_not_sm90(problem, device);
   if (kernel == Kernel::kSplit) return why_not_split(problem, device);
@@ -155,6 +152,12 @@ Status choose(const Problem& problem, Plan* plan) {
   return Status::error("no CUDA kernel takes this problem: " + obstacles);
 }
 
+Status check_device(const Device& device) {
+  if (device.compute_capability >= kLeastComputeCapability) return {};
+  return Status::error("the GPU has compute capability " + to_version(device.compute_capability) +
+                       "; allowed: " + to_version(kLeastComputeCapability) + " or later");
+}
+
 }  // namespace
 
 const char* name(Kernel kernel) {
@@ -174,6 +177,8 @@ const char* name(Kernel kernel) {
 Plan plan(const Problem& problem, const Device& device) {
   Plan plan;
   plan.device = device;
+  plan.status = check_device(device);
+  if (!plan.status.ok()) return plan;
   const char* forced = std::getenv(kKernelVariable);
   if (forced != nullptr && *forced != '\0') {
     plan.status = force(forced, problem, &plan);
@@ -182,6 +187,13 @@ Plan plan(const Problem& problem, const Device& device) {
   }
   if (plan.status.ok()) fill(problem, &plan);
   return plan;
+}
+
+std::string describe(const Plan& plan) {
+  std::string text = std::string(name(plan.kernel)) + ", " + std::to_string(plan.q_tile) + " x " +
+                     std::to_string(plan.key_tile) + " tiles";
+  if (plan.splits > 1) text += ", keys in " + std::to_string(plan.splits) + " parts";
+  return text + " (" + plan.reason + ")";
 }
 
 // Rows of K and V grow with the problem. Partial results do not: what is split has so few tiles that all parts together

@@ -1,7 +1,8 @@
 // FlashAttention on NVIDIA GPUs: choose a kernel for a problem, then launch it on a stream.
 //
 // Every pointer of the Problem, nonpad_kv_seqlen, sinks and alibi_slopes included, is device memory. Neither call
-// synchronises or allocates, so a launch can be captured in a CUDA graph. No CUDA header is needed to call this one.
+// synchronises or allocates, so a launch can be captured in a CUDA graph. No CUDA header is needed to call this one,
+// and where there was no nvcc (no_cuda.cpp) planning still works, for GPUs that are elsewhere.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,17 @@ struct Device {
   int64_t l2_bytes = 0;
 };
 
+// Whether the kernels were built.
+bool is_built();
+
 // What `ordinal` is; an error where there is no driver or no such device.
 Status query_device(int ordinal, Device* device);
+// Likewise, the device that the calling thread uses.
+Status query_current_device(Device* device);
+// The largest GPU of a compute capability, which need not be here; an error where none is known.
+Status known_device(int compute_capability, Device* device);
+// A compute capability as it is written: "9.0" for 90.
+std::string to_version(int compute_capability);
 
 enum class Kernel {
   kNaive,  // any dtype, any size, every output
@@ -47,6 +57,9 @@ constexpr const char* kKernelVariable = "FLASHONNX_CUDA_KERNEL";
 
 Plan plan(const Problem& problem, const Device& device);
 
+// A plan in words: kernel, tile, split, and why.
+std::string describe(const Plan& plan);
+
 // The most that `workspace_bytes` may be for any problem with no dimension larger than `largest`'s: less work may be
 // split more. For callers that reserve memory before they know the sizes.
 int64_t max_workspace_bytes(const Problem& largest, const Device& device);
@@ -54,5 +67,9 @@ int64_t max_workspace_bytes(const Problem& largest, const Device& device);
 // Launches on `stream` (a cudaStream_t) of the current device. `workspace`: plan.workspace_bytes of device memory,
 // aligned to 256 bytes, not needed after the launched work has run.
 Status run(const Problem& problem, const Plan& plan, void* workspace, void* stream);
+
+// Plans and launches on a stream of device `ordinal`, for callers who bring no workspace: it comes from, and goes back
+// to, the stream's memory pool.
+Status run_with_pool(const Problem& problem, int ordinal, void* stream);
 
 }  // namespace flashonnx::cuda

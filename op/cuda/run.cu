@@ -95,22 +95,4 @@ Status run(const Problem& problem, const Plan& plan, void* workspace_memory, voi
                                           : run_tiled<__nv_bfloat16>(joined, context);
 }
 
-Status query_device(int ordinal, Device* device) {
-  const auto attribute = [&](cudaDeviceAttr which, int* value) {
-    return cudaDeviceGetAttribute(value, which, ordinal);
-  };
-  int major = 0, minor = 0, shared_bytes = 0, l2_bytes = 0;
-  cudaError_t error = attribute(cudaDevAttrComputeCapabilityMajor, &major);
-  if (error == cudaSuccess) error = attribute(cudaDevAttrComputeCapabilityMinor, &minor);
-  if (error == cudaSuccess) error = attribute(cudaDevAttrMultiProcessorCount, &device->multiprocessors);
-  if (error == cudaSuccess) error = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &shared_bytes);
-  if (error == cudaSuccess) error = attribute(cudaDevAttrL2CacheSize, &l2_bytes);
-  if (error != cudaSuccess) return to_status(error, "asking for a CUDA device");
-  device->ordinal = ordinal;
-  device->compute_capability = 10 * major + minor;
-  device->shared_memory_bytes = shared_bytes;
-  device->l2_bytes = l2_bytes;
-  return {};
-}
-
 }  // namespace flashonnx::cuda

@@ -50,10 +50,14 @@ class NativeTensor:
 
 @dataclass(frozen=True)
 class Cuda:
-    """A GPU and one of its streams (a cudaStream_t's address; 0: the default stream)."""
+    """A GPU and one of its streams (a cudaStream_t's address; 0: the default stream).
+
+    `compute_capability`, 90 for 9.0, is for `plan` alone: of the largest GPU that has it, which need not be here.
+    """
 
     index: int = 0
     stream: int = 0
+    compute_capability: int = 0
 
 
 class _Tensor(ctypes.Structure):
@@ -86,8 +90,17 @@ class _Device(ctypes.Structure):
         ("type", ctypes.c_int32),
         ("index", ctypes.c_int32),
         ("num_threads", ctypes.c_int32),
+        ("compute_capability", ctypes.c_int32),
         ("stream", ctypes.c_void_p),
     )
+
+
+def parse_compute_capability(text: str) -> int:
+    """90 for '9.0', as `Cuda.compute_capability` has it; ValueError for anything else."""
+    major, _, minor = text.partition(".")
+    if not (major.isdecimal() and minor.isdecimal() and len(minor) == 1):
+        raise ValueError(f"{text!r} is no compute capability such as 9.0")
+    return 10 * int(major) + int(minor)
 
 
 def check(
@@ -104,7 +117,12 @@ def plan(
     *,
     cuda: Cuda | None = None,
 ) -> str:
-    """Which kernel would run this node, on the CPU or on a GPU, and why."""
+    """Which kernel would run this node, on the CPU or on a GPU, and why.
+
+    Raises:
+        ValueError: the op does not take this node.
+        UnavailableError: no kernel takes it, there is no such GPU, or none of the compute capability is known.
+    """
     return _call("flashonnx_plan", _node(inputs, _placeholders(outputs), attributes), ctypes.byref(_device(cuda)))
 
 
@@ -203,7 +221,9 @@ def _call(function: str, *arguments: Any) -> str:
 
 
 def _device(cuda: Cuda | None, num_threads: int = 0) -> _Device:
-    return _Device(_CPU, 0, num_threads) if cuda is None else _Device(_CUDA, cuda.index, 0, cuda.stream)
+    if cuda is None:
+        return _Device(_CPU, 0, num_threads)
+    return _Device(_CUDA, cuda.index, 0, cuda.compute_capability, cuda.stream)
 
 
 def _placeholders(names: Iterable[str]) -> dict[str, NativeTensor]:

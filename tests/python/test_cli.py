@@ -235,3 +235,15 @@ def test_info_says_which_kernel_and_why(run):
     assert facts["build"]["compiler"]
     assert facts["packages"]["onnxruntime"]
     assert run("info", "--case", "x").exit_code == 2
+
+
+def test_info_plans_for_gpus_that_are_elsewhere(run):
+    arguments = ["--dtype", "float16", "--case", "1x8x2048x64", "--json", "-"]
+    result = run("info", "--compute-capability", "8.0", "--compute-capability", "9.0", *arguments)
+    assert result.exit_code == 0, result.stderr
+    kernels = json.loads(result.stdout)["gpu_kernels"]
+    assert kernels["8.0"].startswith("sm80, 128 x 64 tiles (not split: 2048 query rows per key/value head")
+    assert kernels["9.0"].startswith("sm90, 192 x 128 tiles")
+    unknown = run("info", "--compute-capability", "5.0", *arguments)
+    assert "no GPU of compute capability 5.0 is known" in json.loads(unknown.stdout)["gpu_kernels"]["5.0"]
+    assert run("info", "--compute-capability", "new").exit_code == 2

@@ -98,6 +98,24 @@ def test_plan_names_the_kernel_and_the_reason() -> None:
     assert "naive" in native.plan({"Q": shape, "K": shape, "V": shape})
 
 
+def test_plan_for_a_gpu_that_is_elsewhere() -> None:
+    shape = native.NativeTensor(0, ELEMENT_TYPES["float16"], (2, 8, 1024, 128))
+    inputs = {"Q": shape, "K": shape, "V": shape}
+    plans = {
+        text: native.plan(inputs, cuda=native.Cuda(compute_capability=native.parse_compute_capability(text)))
+        for text in ("8.0", "9.0", "12.0")
+    }
+    assert {text: plan.split(",")[0] for text, plan in plans.items()} == {"8.0": "sm80", "9.0": "sm90", "12.0": "sm80"}
+    with pytest.raises(native.UnavailableError, match=r"no GPU of compute capability 7\.5 is known; allowed: 8\.0, "):
+        native.plan(inputs, cuda=native.Cuda(compute_capability=75))
+
+
+@pytest.mark.parametrize("text", ["", "9", "90", "9.a", "9.10", "-8.0"])
+def test_what_is_no_compute_capability(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no compute capability such as 9\.0"):
+        native.parse_compute_capability(text)
+
+
 def test_build_info_lists_the_kernels_that_run_here() -> None:
     info = native.build_info()
     assert info["cpu_kernel"] in info["cpu_kernels_supported"]

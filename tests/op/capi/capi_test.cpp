@@ -60,6 +60,11 @@ struct Call {
     return flashonnx_run(&n, &device, text, sizeof text);
   }
 
+  int32_t plan() {
+    const flashonnx_node n = node();
+    return flashonnx_plan(&n, &device, text, sizeof text);
+  }
+
   int32_t check() {
     const flashonnx_node n = node();
     return flashonnx_check(&n, text, sizeof text);
@@ -69,7 +74,7 @@ struct Call {
   const flashonnx_tensor* inputs[flashonnx::contract::kNumInputs] = {};
   const flashonnx_tensor* outputs[flashonnx::contract::kNumOutputs] = {};
   std::vector<flashonnx_attribute> attributes;
-  flashonnx_device device{FLASHONNX_CPU, 0, 2, nullptr};
+  flashonnx_device device{FLASHONNX_CPU, 0, 2, 0, nullptr};
   char text[512] = "";
 };
 
@@ -228,6 +233,16 @@ TEST(ThreadPool, RunsEachTaskOnceForAnyNumberOfThreads) {
       for (const auto& times : runs) EXPECT_EQ(times, 1);
     }
   }
+}
+
+TEST(Plan, OfAGpuThatIsElsewhere) {
+  Call call;
+  call.device = {FLASHONNX_CUDA, 0, 0, 90, nullptr};
+  EXPECT_EQ(call.plan(), FLASHONNX_OK);
+  EXPECT_MESSAGE(call, "naive, 1 x 128 tiles", "not sm90: it takes float16 and bfloat16");
+  call.device.compute_capability = 61;
+  EXPECT_EQ(call.plan(), FLASHONNX_UNAVAILABLE);
+  EXPECT_MESSAGE(call, "no GPU of compute capability 6.1 is known");
 }
 
 TEST(ThreadPool, ServesManyCallersAtOnce) {
