@@ -73,6 +73,12 @@ class Attention:
         """Whether there may be another number of keys than of queries."""
         return size_of(resolve(self.rows), facts.count) != size_of(resolve(self.keys), facts.count)
 
+    def may_have_more_rows_than_keys(self, facts: Facts) -> bool:
+        """Whether it may at some sizes: unless there are as many, or some fixed number or dimension of keys more."""
+        rows, keys = (size_of(resolve(axis), facts.count) for axis in (self.rows, self.keys))
+        more = tuple(key - row for row, key in zip(rows, keys, strict=True))
+        return min(more) < 0 or not (len(set(more)) == 1 or facts.is_dimension(more))
+
     def q_axes(self, rank: int) -> tuple[Axis, ...]:
         return _axes(rank, self.batch, self.heads, self.rows, self.feature)
 

@@ -180,7 +180,8 @@ def _regular(table: np.ndarray, band: Band, sampled: int) -> bool:
     long_axes = [axis for axis, length in enumerate(table.shape) if length > sampled]
     if len(long_axes) >= 2:
         return long_axes == [table.ndim - 2, table.ndim - 1] and _is_band_table(table, band)
-    steps = [np.diff(table, axis=axis) for axis in long_axes]
+    with np.errstate(invalid="ignore"):  # -inf - -inf is not regular either
+        steps = [np.diff(table, axis=axis) for axis in long_axes]
     return all(bool(np.all(step == step.reshape(-1)[0])) for step in steps)
 
 

@@ -1,96 +1,117 @@
-"""Rows without any allowed key: what the file makes of them, and what the op would.
+"""Rows without any allowed key: what the file makes of them, and how the op is made to say the same.
 
 Where keys are excluded by a finite number, a row that loses them all is still the softmax of something: of the scores
 as they were (x - 1e4), or of equal numbers (a Where, or -3.4e38, which drowns x), which gives the mean of V. The op
-gives 0 where its mask is bool. Which of them it is is found by trying: random scores through the masks as the file
-applies them and as the op would, in every sample that has such a row.
+gives 0 where its mask is bool, or a band. Such rows may come up at sizes and with data that nobody has looked at: all
+here follows from how the masks are put together, nothing from samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+import itertools
+from dataclasses import dataclass, replace
 
-import numpy as np
+import onnx_ir as ir
 
-_CLOSE = 1e-4
-_FLOAT = np.dtype(np.float32)
+from flashonnx.fusion.band import UNBOUNDED, Band
+from flashonnx.fusion.facts import Refusal
+from flashonnx.fusion.mask_terms import DROWNS, Meaning, Term, joined
+from flashonnx.fusion.mean_rows import can_restore
 
-
-class Exclusion(Protocol):
-    """A mask term as far as it matters here: what it allows in every sample, and by which numbers it excludes."""
-
-    @property
-    def allowed(self) -> tuple[np.ndarray, ...] | None: ...
-    @property
-    def replaces(self) -> bool: ...
-    @property
-    def fill(self) -> float: ...
-    def fill_for(self, dtype: np.dtype) -> float: ...
+# Logits that are apart by more than this have weights of 1 and 0 beside each other: exp(-100) of fp32 is 0.
+_APART = 100.0
 
 
-def exist(terms: Sequence[Exclusion]) -> bool:
-    """Whether there are such rows in any sample, and it matters: a number decides them, not infinity."""
-    return any(np.isfinite(term.fill) for term in _known(terms)) and any(True for _ in _samples(terms))
+@dataclass(frozen=True)
+class Surroundings:
+    """Of the attention: the band that its node has by itself, its type, and how many queries and keys there may be."""
+
+    own: Band
+    dtype: ir.DataType
+    lengths_differ: bool
+    more_rows: bool
 
 
-def are_mean(terms: Sequence[Exclusion]) -> bool:
-    """Whether the file gives all keys the same weight in such rows."""
-    if len(_known(terms)) < len(terms):
-        return False
-    return all(np.allclose(in_file, 1 / in_file.shape[-1], rtol=0, atol=_CLOSE) for in_file, _ in _weights(terms))
+def with_dead_rows(terms: list[Term], around: Surroundings) -> Meaning:
+    """The cheapest way under which a row without any key comes out as in the file. Raises Refusal if there is none."""
+    if not _may_exist(terms, around):
+        return joined(terms, around.own)
+    are_mean = _are_mean(terms, around)
+    if are_mean and _can_be_told_from_padding(terms, around):
+        return joined(terms, around.own, mean_rows=True)
+    numbers = _as_numbers(terms, around.dtype)
+    if numbers is not None:
+        return joined(numbers, around.own)
+    if are_mean and not any(term.varies_by_head for term in terms):
+        masks = [term.kept_whole() if term.band.bounded else term for term in terms]
+        return joined(masks, around.own, mean_rows=True)
+    raise Refusal("a row without any allowed key would not come out as in the file")
 
 
-def are_kept(terms: Sequence[Exclusion], dtype: np.dtype) -> bool:
-    """Whether the op on that type, given numbers to add, weighs the keys of such rows as the file does."""
-    return all(np.allclose(in_file, in_op, rtol=0, atol=_CLOSE) for in_file, in_op in _weights(terms, dtype))
+def _may_exist(terms: list[Term], around: Surroundings) -> bool:
+    """Whether there may be such rows, and it matters: a number decides them, not infinity.
 
-
-def _known(terms: Sequence[Exclusion]) -> list[Exclusion]:
-    return [term for term in terms if term.allowed is not None]
-
-
-def _samples(terms: Sequence[Exclusion]) -> Iterator[tuple[int, np.ndarray]]:
-    """The number of each sample with such rows, and where (batch, head, row) they are."""
-    known = [term.allowed for term in _known(terms) if term.allowed is not None]
-    for number, arrays in enumerate(zip(*known, strict=True)):
-        joint = np.logical_and.reduce(np.broadcast_arrays(*arrays))
-        dead = ~joint.any(axis=-1)
-        if dead.any():
-            yield number, dead
-
-
-def _weights(terms: Sequence[Exclusion], dtype: np.dtype = _FLOAT) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The keys' weights in such rows, (row, keys): in the file and by the op."""
-    for number, dead in _samples(terms):
-        keys = max(term.allowed[number].shape[-1] for term in _known(terms) if term.allowed is not None)
-        generator = np.random.default_rng(number)
-        in_file = in_op = 2 * generator.standard_normal((*dead.shape, keys)).astype(np.float32)
-        for term in reversed(terms):  # the first is the one nearest to the softmax
-            if term.allowed is None:
-                bias = generator.standard_normal(in_file.shape).astype(np.float32)
-                in_file, in_op = in_file + bias, in_op + bias
-                continue
-            allowed = term.allowed[number]
-            if term.replaces:
-                in_file = np.where(allowed, in_file, _FLOAT.type(term.fill))
-            else:
-                in_file = _plus(in_file, allowed, term.fill, _FLOAT)
-            in_op = _plus(in_op, allowed, term.fill_for(dtype), dtype)
-        yield _softmax(in_file)[dead], _softmax(in_op)[dead]
-
-
-def _plus(scores: np.ndarray, allowed: np.ndarray, fill: float, stored: np.dtype) -> np.ndarray:
-    """The scores with `fill`, stored as that type, added where a key is not allowed.
-
-    Added as float: whether a half-precision file's runtime rounds such a sum to half precision is its own affair.
+    Bands that count from the same end leave every query the key at its own position, if there is one.
     """
-    with np.errstate(over="ignore"):
-        return scores + np.where(allowed, 0.0, fill).astype(stored).astype(_FLOAT)
+    numbers = [term for term in terms if term.finite]
+    if not numbers:
+        return False
+    if any(term.is_masking and not (term.is_added and term.is_moderate) for term in terms):
+        return True
+    bands = [band for band in (around.own, *(term.band for term in terms)) if band.bounded]
+    if len({band.from_end for band in bands}) > 1:
+        return True
+    return around.more_rows and any(term.band.can_miss_all_keys for term in numbers)
 
 
-def _softmax(scores: np.ndarray) -> np.ndarray:
-    """A row of nothing but -inf gives 0: NaN, as the file may have it, is what nobody wants."""
-    largest = scores.max(axis=-1, keepdims=True)
-    powers = np.exp(scores - np.where(np.isfinite(largest), largest, 0))
-    return powers / np.maximum(powers.sum(axis=-1, keepdims=True), np.float32(1e-30))
+def _are_mean(terms: list[Term], around: Surroundings) -> bool:
+    """Whether the file gives all keys the same weight in such rows: the same number is in place of every score."""
+    if around.own.bounded or not all(term.finite for term in terms):
+        return False
+    if len(terms) == 1 and terms[0].fill <= DROWNS:
+        return True
+    return all(term.replaces for term in terms) and len({term.fill for term in terms}) == 1
+
+
+def _can_be_told_from_padding(terms: list[Term], around: Surroundings) -> bool:
+    """Whether band and padding can be given to the op apart, and the mean put back afterwards."""
+    if any(term.whole for term in terms) or not any(term.padding for term in terms) or around.more_rows:
+        return False
+    band: Band | None = UNBOUNDED
+    for term in terms:
+        band = band.intersect(term.band) if band is not None else None
+    return band is not None and band.bounded and can_restore(band, around.lengths_differ)
+
+
+def _as_numbers(terms: list[Term], dtype: ir.DataType) -> list[Term] | None:
+    """Masks that, added to the scores in the file's order, weigh the keys of such rows as the file does; None: none do.
+
+    What the op adds leaves of a score what its size leaves; where the file replaces the score, nothing may be left.
+    """
+    replacing = [position for position, term in enumerate(terms) if term.finite and term.replaces]
+    kept = [
+        term.kept_whole()
+        if term.band.bounded and (term.finite or any(outer < position for outer in replacing))
+        else term
+        for position, term in enumerate(terms)
+    ]
+    if not replacing:
+        return kept
+    if dtype == ir.DataType.FLOAT16:
+        return None  # its lowest number is too near
+    if all(terms[position].fill <= DROWNS for position in replacing):
+        return kept
+    for position, term in enumerate(terms):
+        is_lost = term.is_added and term.is_moderate and position > max(replacing)
+        if not is_lost and (term.is_added or (term.finite and not term.replaces)):
+            return None  # it tells apart what the file puts in place of scores
+    return _lowered_fills(kept)
+
+
+def _lowered_fills(terms: list[Term]) -> list[Term] | None:
+    """The same order of fills, all of them numbers beside which a score is lost."""
+    fills = sorted({term.fill for term in terms if term.finite}, reverse=True)
+    if any(higher - lower < _APART for higher, lower in itertools.pairwise(fills)):
+        return None
+    lowered = {fill: DROWNS * (rank + 1) for rank, fill in enumerate(fills)}
+    return [replace(term, fill=lowered[term.fill]) if term.finite else term for term in terms]

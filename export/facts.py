@@ -83,6 +83,10 @@ class Facts:
         data = self.constant(value)
         return None if data is None else [int(number) for number in data.reshape(-1)]
 
+    def is_dimension(self, size: Size) -> bool:
+        """Whether one of the model's symbolic dimensions is this size in every trace."""
+        return any(tuple(trace.sizes[name] for trace in self.traces) == size for name in self.traces[0].sizes)
+
     def fixed(self, number: int) -> Size:
         """A size that is the same in every trace."""
         return (number,) * self.count

@@ -17,8 +17,8 @@ from flashonnx.fusion.axes import View, resolve
 from flashonnx.fusion.emit import Emitter, layout_cost
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.layouts import Layout, cheapest, choose_layout
-from flashonnx.fusion.mask import Meaning
-from flashonnx.fusion.mask_input import emit_mask, mask_is_bool
+from flashonnx.fusion.mask_input import emit_mask
+from flashonnx.fusion.mask_terms import Meaning
 from flashonnx.fusion.mean_rows import with_mean_rows
 from flashonnx.fusion.operand import Place, walk_operand
 from flashonnx.fusion.portable import Form
@@ -72,7 +72,7 @@ def _form(node: ir.Node, attention: Attention, meaning: Meaning, layout: Layout,
             tensor.name for tensor, value in zip(contract.INPUTS, node.inputs, strict=False) if value is not None
         ),
         outputs=tuple(tensor.name for tensor in contract.OUTPUTS[: len(node.outputs)]),
-        mask_is_bool=mask_is_bool(meaning),
+        mask_is_bool=meaning.is_bool,
         attributes=tuple(sorted((name, attribute.value) for name, attribute in node.attributes.items())),
     )
 

@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.axes import Axis, size_of
 from flashonnx.fusion.emit import Emitter, layout_cost
 from flashonnx.fusion.facts import Refusal
-from flashonnx.fusion.mask import Meaning, Padding, Term
+from flashonnx.fusion.mask_terms import Meaning, Padding, Term
 from flashonnx.fusion.operand import walk_operand
-
-
-def mask_is_bool(meaning: Meaning) -> bool:
-    return not any(_adds(term, meaning) for term in meaning.terms)
-
-
-def _adds(term: Term, meaning: Meaning) -> bool:
-    """Whether the term is to be added: a bias, or an exclusion whose finite number decides a row without keys."""
-    if meaning.mean_rows:
-        return False  # such rows are seen to afterwards
-    if term.whole and term.source.kind == "add":
-        return True
-    return (term.whole or term.padding is not None) and term.finite
 
 
 def emit_mask(attention: Attention, meaning: Meaning, query: ir.Value, emitter: Emitter) -> ir.Value | None:
     """One attn_mask of all terms: bool where they only exclude, in Q's type where something is added."""
+    terms = [term for term in meaning.terms if term.is_masking]
+    if meaning.is_bool:
+        mask = None
+        for term in terms:
+            keep = _keep(term, attention, query, emitter)
+            mask = keep if mask is None else emitter.op("And", mask, keep)
+        return mask
+    return _added(terms, attention, query, emitter)
+
+
+def _added(terms: list[Term], attention: Attention, query: ir.Value, emitter: Emitter) -> ir.Value | None:
+    """What the terms make of scores of 0, one after the other as in the file, the innermost first."""
     dtype = emitter.facts.dtype(attention.y[0].value)
-    allowed: list[ir.Value] = []
-    added: list[ir.Value] = []
-    for term in meaning.terms:
-        if term.whole and term.source.kind == "add" and not meaning.mean_rows:
-            added.append(_bias(term, attention, query, dtype, emitter))
-        elif term.whole or term.padding is not None:
-            keep = (
-                _padding(term.padding, attention, emitter) if term.padding else _kept(term, attention, query, emitter)
-            )
-            if _adds(term, meaning):
-                added.append(_excluding(keep, term.fill_for(dtype.numpy()), dtype, emitter))
-            else:
-                allowed.append(keep)
-    keep_all = _joined("And", allowed, emitter)
-    bias = _joined("Add", added, emitter)
-    if keep_all is None or bias is None:
-        return bias if keep_all is None else keep_all
-    return emitter.op("Where", keep_all, bias, emitter.scalar(-np.inf, dtype))
-
-
-def _joined(op_type: str, values: list[ir.Value], emitter: Emitter) -> ir.Value | None:
-    joined = None
-    for value in values:
-        joined = value if joined is None else emitter.op(op_type, joined, value)
-    return joined
-
-
-def _excluding(keep: ir.Value, fill: float, dtype: ir.DataType, emitter: Emitter) -> ir.Value:
-    zero = emitter.scalar(0.0, dtype)
-    with np.errstate(over="ignore"):
-        return emitter.op("Where", keep, zero, emitter.scalar(fill, dtype))
+    mask = None
+    for term in reversed(terms):
+        if term.is_added:
+            value = _bias(term, attention, query, dtype, emitter)
+        else:
+            inner = mask if term.replaces and mask is not None else emitter.scalar(0.0, dtype)
+            value = emitter.op("Where", _keep(term, attention, query, emitter), inner, emitter.scalar(term.fill, dtype))
+        mask = value if mask is None or term.replaces else emitter.op("Add", mask, value)
+    return mask
 
 
 def _padding(padding: Padding, attention: Attention, emitter: Emitter) -> ir.Value:
@@ -75,7 +51,10 @@ def _padding(padding: Padding, attention: Attention, emitter: Emitter) -> ir.Val
     return emitter.reshape(value, axes, (batch, (), (), keys))
 
 
-def _kept(term: Term, attention: Attention, query: ir.Value, emitter: Emitter) -> ir.Value:
+def _keep(term: Term, attention: Attention, query: ir.Value, emitter: Emitter) -> ir.Value:
+    """Where the term allows a key."""
+    if term.padding is not None:
+        return _padding(term.padding, attention, emitter)
     value = _aligned(term, attention, query, emitter)
     if term.source.kind == "add":
         return emitter.op("Equal", value, emitter.scalar(0.0, emitter.facts.dtype(term.source.value)))

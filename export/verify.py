@@ -19,7 +19,7 @@ from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.evaluate import Trace
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.lower import Lowered
-from flashonnx.fusion.mask import Meaning
+from flashonnx.fusion.mask_terms import Meaning
 from flashonnx.fusion.patterns import patterns
 from flashonnx.fusion.portable import Form, portable_function
 from flashonnx.fusion.run import run_model, run_reference

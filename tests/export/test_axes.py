@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashonnx.fusion.axes import AxesError, View
-from flashonnx.fusion.mask import align
+from flashonnx.fusion.mask_samples import align
 
 # Two traces: batch and length vary, heads and features do not.
 BATCH, LENGTH, HEADS, SIZE, WIDTH = (3, 5), (11, 17), (4, 4), (8, 8), (32, 32)
