@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 HEADER = "onnxruntime_c_api.h"
-MIN_API_VERSION = 17  # the first with OrtCustomOp::InferOutputShapeFn
+MIN_API_VERSION = 18  # the first with KernelContext_GetScratchBuffer
 
 SYSTEM_PREFIXES = ("/usr", "/usr/local", "/opt/onnxruntime", "/opt/homebrew")
 # Releases of each distribution that have the package; its headers need no other library, so they fit older ones too.

@@ -6,8 +6,8 @@
 namespace flashonnx::ort {
 namespace {
 
-// The first with OrtCustomOp::InferOutputShapeFn.
-static_assert(ORT_API_VERSION >= 17, "ONNX Runtime's headers are too old");
+// The first with KernelContext_GetScratchBuffer.
+static_assert(ORT_API_VERSION >= 18, "ONNX Runtime's headers are too old");
 
 // Before 1.28, shape inference that sets an optional output which a node does not have ends the process.
 constexpr uint32_t kMinMinorVersion = 28;

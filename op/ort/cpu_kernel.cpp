@@ -1,9 +1,8 @@
 #include "op/ort/cpu_kernel.h"
 
-#include <string>
-
 #include "op/cpu/flash_attention.h"
-#include "op/ort/node.h"
+#include "op/ort/kernel.h"
+#include "op/ort/workspace.h"
 
 namespace flashonnx::ort {
 namespace {
@@ -42,38 +41,6 @@ class OrtParallel final : public Parallel {
   mutable Status status_;
 };
 
-// Memory from ONNX Runtime's allocator, aligned as the kernels want it, for the length of one run.
-class Workspace {
- public:
-  explicit Workspace(const OrtApi* api) : api_(api) {}
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-
-  ~Workspace() {
-    if (block_ != nullptr) (void)from_ort(api_, api_->AllocatorFree(allocator_, block_));
-    if (allocator_ != nullptr) api_->ReleaseAllocator(allocator_);
-  }
-
-  Status allocate(OrtKernelContext* context, const OrtMemoryInfo* memory, int64_t bytes) {
-    if (bytes == 0) return {};
-    Status status = from_ort(api_, api_->KernelContext_GetAllocator(context, memory, &allocator_));
-    if (!status.ok()) return status;
-    return from_ort(api_, api_->AllocatorAlloc(allocator_, static_cast<size_t>(bytes) + kAlignment, &block_));
-  }
-
-  void* data() const {
-    const auto address = reinterpret_cast<uintptr_t>(block_);
-    return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
-  }
-
- private:
-  static constexpr uintptr_t kAlignment = 64;
-
-  const OrtApi* api_;
-  OrtAllocator* allocator_ = nullptr;
-  void* block_ = nullptr;
-};
-
 class CpuKernel {
  public:
   explicit CpuKernel(const OrtApi* api) : api_(api) {}
@@ -104,11 +71,8 @@ class CpuKernel {
     return status.ok() ? parallel.status() : status;
   }
 
-  std::string where() const {
-    return std::string(contract::kOpType) + (node_.name().empty() ? "" : " '" + node_.name() + "'");
-  }
-
   const OrtApi* api() const { return api_; }
+  const NodeInfo& node() const { return node_; }
 
  private:
   const OrtApi* api_;
@@ -116,30 +80,8 @@ class CpuKernel {
   OrtMemoryInfo* memory_ = nullptr;
 };
 
-OrtStatusPtr ORT_API_CALL create(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
-  std::string where = contract::kOpType;
-  const Status status = guarded([&] {
-    auto fresh = std::make_unique<CpuKernel>(api);
-    Status made = fresh->init(info);
-    where = fresh->where();
-    if (made.ok()) *kernel = fresh.release();
-    return made;
-  });
-  return to_ort(api, where, status);
-}
-
-OrtStatusPtr ORT_API_CALL compute(void* kernel, OrtKernelContext* context) {
-  const CpuKernel& self = *static_cast<CpuKernel*>(kernel);
-  const Status status = guarded([&] { return self.compute(context); });
-  return status.ok() ? nullptr : to_ort(self.api(), self.where(), status);
-}
-
-void ORT_API_CALL destroy(void* kernel) { delete static_cast<CpuKernel*>(kernel); }
-
-OrtMemType ORT_API_CALL input_memory(const OrtCustomOp*, size_t) { return OrtMemTypeDefault; }
-
 }  // namespace
 
-Kernel cpu_kernel() { return {"CPUExecutionProvider", create, compute, destroy, input_memory}; }
+Kernel cpu_kernel() { return kernel_for<CpuKernel>("CPUExecutionProvider"); }
 
 }  // namespace flashonnx::ort

@@ -11,7 +11,6 @@ struct Kernel {
   OrtStatusPtr(ORT_API_CALL* create)(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo*, void** kernel);
   OrtStatusPtr(ORT_API_CALL* compute)(void* kernel, OrtKernelContext*);
   void(ORT_API_CALL* destroy)(void* kernel);
-  OrtMemType(ORT_API_CALL* input_memory)(const OrtCustomOp*, size_t index);
 };
 
 struct FlashAttentionOp : OrtCustomOp {

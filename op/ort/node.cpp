@@ -7,8 +7,9 @@
 namespace flashonnx::ort {
 namespace {
 
-// Stands for the data of empty tensors, which ONNX Runtime may leave null: null means absent to a Problem.
-char kEmpty;
+// Stands for the data of empty tensors, which ONNX Runtime may leave null: null means absent to a Problem. Aligned, or
+// a plan would blame it for where it lies.
+alignas(256) char kEmpty;
 
 // KernelInfo_Get{Node,Input,Output}Name alike: first the size, then the text with its final zero.
 template <typename Get>
@@ -95,6 +96,8 @@ Status NodeInfo::read(const OrtApi* api, const OrtKernelInfo* info, NodeInfo* no
   if (status.ok()) status = check_node(node->node_, &sizes);
   return status;
 }
+
+std::string NodeInfo::where() const { return contract::kOpType + (name_.empty() ? "" : " '" + name_ + "'"); }
 
 Status NodeInfo::make_problem(const OrtApi* api, OrtKernelContext* context, Problem* problem) const {
   Node node = node_;

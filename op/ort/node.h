@@ -14,13 +14,14 @@ class NodeInfo {
   // Checks what is known when the session is made, so that a wrong model fails to load instead of failing to run.
   static Status read(const OrtApi* api, const OrtKernelInfo* info, NodeInfo* node);
 
-  const std::string& name() const { return name_; }
+  // The op and the node's name, for messages.
+  std::string where() const;
 
   // Inputs and outputs of one run: shapes checked, outputs allocated, data set. No input's data is read.
   Status make_problem(const OrtApi* api, OrtKernelContext* context, Problem* problem) const;
 
  private:
-  std::string name_;  // for messages
+  std::string name_;
   Node node_;
 };
 

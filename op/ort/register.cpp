@@ -3,7 +3,9 @@
 #include <mutex>
 
 #include "flashonnx/contract.h"
+#include "op/cuda/flash_attention.h"
 #include "op/ort/cpu_kernel.h"
+#include "op/ort/cuda_kernel.h"
 #include "op/ort/custom_op.h"
 
 namespace flashonnx::ort {
@@ -12,14 +14,18 @@ namespace {
 // Ops and their domain for one ONNX Runtime in the process. Sessions keep pointers to both, so they are never freed.
 struct Registration {
   FlashAttentionOp cpu_op;
+  FlashAttentionOp cuda_op;
   OrtCustomOpDomain* domain = nullptr;
 
-  explicit Registration(const Api& api) : cpu_op(api, cpu_kernel()) {}
+  explicit Registration(const Api& api) : cpu_op(api, cpu_kernel()), cuda_op(api, cuda_kernel()) {}
 
+  // One op of one name; where a node runs, and so which kernel it gets, is decided when a session is made. An ONNX
+  // Runtime without the CUDA provider has no use for its kernel, and keeps it unused.
   Status fill() {
     const OrtApi* api = cpu_op.api.functions;
     Status status = from_ort(api, api->CreateCustomOpDomain(contract::kDomain, &domain));
     if (status.ok()) status = from_ort(api, api->CustomOpDomain_Add(domain, &cpu_op));
+    if (status.ok() && cuda::is_built()) status = from_ort(api, api->CustomOpDomain_Add(domain, &cuda_op));
     return status;
   }
 };
