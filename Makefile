@@ -2,6 +2,7 @@
 # make test    all tests that need no GPU
 # make test-tensorrt  the plugin, compiled and tested without a GPU by TensorRT-RTX; takes minutes, wants no installed CUDA
 # make demo    a real model from PyTorch to ONNX Runtime, with a report in demo/
+# make zoo     every model of tests/zoo exported, fused and compared, and docs/zoo.md; takes hours, goes on where it was
 # make lint    ruff, clang-format, mypy
 # make sanitize  the C++ tests and the ONNX Runtime tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
@@ -20,7 +21,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: build test test-cpp test-python test-tensorrt demo lint format sanitize clean
+.PHONY: build test test-cpp test-python test-tensorrt demo zoo lint format sanitize clean
 .DEFAULT_GOAL := build
 
 # The library and the C++ tests share a build folder, so that nothing is compiled twice. No build isolation: CMake and
@@ -79,6 +80,9 @@ test-tensorrt: build
 
 demo: build
 	@$(BIN)/python -m flashonnx.demo
+
+zoo: build
+	@$(BIN)/python -m benchmarks.zoo --jobs $(JOBS) $(ZOO)
 
 lint: $(VENV)/.dependencies
 	@$(BIN)/ruff check .

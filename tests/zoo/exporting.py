@@ -3,103 +3,154 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import warnings
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import timm
 import torch
 import transformers
 
-from tests.zoo.language import LANGUAGE
-from tests.zoo.modules import MODULES
-from tests.zoo.spec import Positional, Spec
-from tests.zoo.vision import AUDIO, VISION
+from flashonnx.files import replacing, write_text
+from tests.zoo import (
+    audio,
+    cached,
+    decoders,
+    encoders,
+    exporters,
+    handwritten,
+    modules,
+    pretrained,
+    seq2seq,
+    spec,
+    timm_models,
+    vision,
+)
+from tests.zoo.exporters import EXPORTERS
+from tests.zoo.spec import Spec
 
-SPECS: dict[str, Spec] = {spec.name: spec for spec in (*LANGUAGE, *VISION, *AUDIO, *MODULES)}
-EXPORTERS = ("dynamo18", "dynamo23", "legacy17")
+FOLDER = Path(__file__).parents[2] / "build" / "zoo"
 
-_FOLDER = Path(__file__).parents[2] / "build" / "zoo"
+_HOMES: tuple[ModuleType, ...] = (
+    encoders,
+    decoders,
+    seq2seq,
+    cached,
+    vision,
+    timm_models,
+    audio,
+    modules,
+    handwritten,
+)
+_HOME_OF: dict[str, ModuleType] = {model.name: home for home in _HOMES for model in home.SPECS}
+SPECS: dict[str, Spec] = {model.name: model for home in _HOMES for model in home.SPECS}
+
+# One or more of every form of attention, for what float16 changes: casts, fill values, tolerances.
+_HALF_PRECISION = {
+    "bert",
+    "deberta_v2",
+    "modernbert",
+    "gpt2",
+    "bloom",
+    "llama",
+    "mistral",
+    "gemma2",
+    "falcon",
+    "gpt_oss",
+    "deepseek_v3",
+    "t5",
+    "bart",
+    "llama_cache",
+    "vit",
+    "swin",
+    "timm_swinv2",
+    "torch_mha",
+    "torch_mha_causal_padded",
+    "torch_encoder_padded",
+    "torch_sdpa_grouped",
+    "torch_sdpa_bool_square",
+    "torch_sdpa_float_mask",
+    "torch_einsum",
+    "torch_softcap",
+    "torch_float_softmax",
+    "torch_bmm",
+}
 
 
 class ExportError(Exception):
     """PyTorch's exporter does not take this model."""
 
 
-def exported(name: str, implementation: str, exporter: str) -> Path:
-    """The file, made if it is not there. Raises ExportError, from a kept note if it failed before."""
-    path = _FOLDER / _version() / f"{name}-{implementation}-{exporter}.onnx"
-    note = path.with_suffix(".failed")
+@dataclass(frozen=True)
+class Variant:
+    """One file of the zoo: a model, its attention implementation, an exporter and a dtype."""
+
+    name: str
+    implementation: str
+    exporter: str
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.implementation}-{self.exporter}-{self.dtype}"
+
+    @property
+    def spec(self) -> Spec:
+        return SPECS[self.name]
+
+    @property
+    def path(self) -> Path:
+        """Where its file is kept; changes with the libraries and with what the spec is made of."""
+        return FOLDER / _key(_HOME_OF[self.name]) / f"{self}.onnx"
+
+    def feeds(self, batch: int, length: int) -> dict[str, np.ndarray]:
+        """The spec's own inputs as arrays."""
+        tensors = exporters.inputs(self.spec, batch, length, self.dtype)
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def variants() -> Iterator[Variant]:
+    """The whole zoo: every model in float32, then some of every form in float16."""
+    for dtype in exporters.DTYPES:
+        for model in SPECS.values():
+            if dtype == "float32" or model.name in _HALF_PRECISION:
+                for implementation in model.implementations:
+                    for exporter in EXPORTERS:
+                        yield Variant(model.name, implementation, exporter, dtype)
+
+
+def exported(variant: Variant) -> Path:
+    """The variant's file, made if it is not there. Raises ExportError, from a kept note if it failed before."""
+    path, note = variant.path, failure_note(variant)
     if note.exists():
         raise ExportError(note.read_text())
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            _export(SPECS[name], implementation, exporter, temporary)
+            with replacing(path) as temporary:
+                exporters.export(variant.spec, variant.implementation, variant.exporter, variant.dtype, temporary)
         except Exception as error:  # the exporters raise all kinds
-            note.write_text(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+            write_text(note, _root_cause(error))
             raise ExportError(note.read_text()) from error
-        finally:
-            if temporary.exists() and not note.exists():
-                temporary.rename(path)
-            temporary.unlink(missing_ok=True)
     return path
 
 
-def _version() -> str:
-    """Changes with the exporter, the model library and the zoo itself."""
-    sources = b"".join(
-        path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")) if path.name != Path(__file__).name
-    )
-    return f"torch{torch.__version__}-transformers{transformers.__version__}-{hashlib.sha256(sources).hexdigest()[:8]}"
+def failure_note(variant: Variant) -> Path:
+    """The file that says why the variant does not export."""
+    return variant.path.with_suffix(".failed")
 
 
-def _export(spec: Spec, implementation: str, exporter: str, path: Path) -> None:
-    module = spec.build(implementation)
-    inputs = spec.inputs(2, spec.lengths[0])
-    dims = {name: spec.dynamic(name) for name in inputs}
-    arguments = tuple(inputs.values())
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if exporter == "legacy17":
-            torch.onnx.export(
-                module,
-                arguments,
-                str(path),
-                dynamo=False,
-                opset_version=17,
-                input_names=list(inputs),
-                dynamic_axes=dims,
-            )
-        else:
-            torch.onnx.export(
-                module,
-                arguments,
-                str(path),
-                dynamo=True,
-                opset_version=int(exporter.removeprefix("dynamo")),
-                input_names=list(inputs),
-                dynamic_shapes=(tuple(dims.values()),) if _takes_varargs(module) else tuple(dims.values()),
-                external_data=False,
-                verbose=False,
-            )
+def _key(home: ModuleType) -> str:
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (spec, pretrained, exporters, home))
+    versions = f"torch{torch.__version__}-transformers{transformers.__version__}-timm{timm.__version__}"
+    return f"{versions}-{hashlib.sha256(sources).hexdigest()[:8]}"
 
 
-def _takes_varargs(module: torch.nn.Module) -> bool:
-    return isinstance(module, Positional)
-
-
-def feeds(spec: Spec, batch: int, length: int) -> dict[str, np.ndarray]:
-    """The spec's own inputs as arrays."""
-    return {name: tensor.numpy() for name, tensor in spec.inputs(batch, length).items()}
-
-
-def variants() -> list[tuple[str, str, str]]:
-    """(name, implementation, exporter) of the whole zoo."""
-    return [
-        (spec.name, implementation, exporter)
-        for spec in SPECS.values()
-        for implementation in spec.implementations
-        for exporter in EXPORTERS
-    ]
+def _root_cause(error: BaseException) -> str:
+    """One line: the exporters wrap what went wrong in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -1,4 +1,4 @@
-"""Attention as plain PyTorch has it: nn.MultiheadAttention, nn.Transformer and the ways people write it by hand."""
+"""Attention as torch.nn has it: MultiheadAttention, TransformerEncoder, TransformerDecoder, with each kind of mask."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from tests.zoo.spec import Inputs, Spec, with_random_weights
 
 _WIDTH, _HEADS = 32, 4
+
+
+def _causal_mask(length: int) -> torch.Tensor:
+    return nn.Transformer.generate_square_subsequent_mask(length)
 
 
 class MultiHead(nn.Module):
@@ -27,25 +30,71 @@ class MultiHead(nn.Module):
             x,
             x,
             key_padding_mask=padding if self.padded else None,
-            attn_mask=nn.Transformer.generate_square_subsequent_mask(x.shape[1]) if self.causal else None,
+            attn_mask=_causal_mask(x.shape[1]) if self.causal else None,
             need_weights=self.need_weights,
         )
         return (y, weights) if self.need_weights else y
 
 
+class MaskedMultiHead(nn.Module):
+    """nn.MultiheadAttention with a mask of all queries and keys that is made in the model, bool or float."""
+
+    def __init__(self, mask: Callable[[int], torch.Tensor], *, batch_first: bool = True):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(_WIDTH, _HEADS, batch_first=batch_first)
+        self.mask, self.batch_first = mask, batch_first
+
+    def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        length = x.shape[1]
+        x = x if self.batch_first else x.transpose(0, 1)
+        y, _ = self.attention(x, x, x, attn_mask=self.mask(length), need_weights=False)
+        return y if self.batch_first else y.transpose(0, 1)
+
+
+class CrossMultiHead(nn.Module):
+    """nn.MultiheadAttention of the first five rows on all, whose keys and values have widths of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(_WIDTH, _HEADS, kdim=24, vdim=16, batch_first=True)
+
+    def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        return self.attention(x[:, :5], x[..., :24], x[..., :16], key_padding_mask=padding, need_weights=False)[0]
+
+
 class Encoder(nn.Module):
     """nn.TransformerEncoder of two layers."""
 
-    def __init__(self, *, causal: bool = False, padded: bool = False):
+    def __init__(self, *, causal: bool = False, padded: bool = False, norm_first: bool = False):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(_WIDTH, _HEADS, 48, batch_first=True, dropout=0.0)
+        layer = nn.TransformerEncoderLayer(_WIDTH, _HEADS, 48, batch_first=True, dropout=0.0, norm_first=norm_first)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.causal, self.padded = causal, padded
 
     def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        pad = padding if self.padded else None
         if self.causal:
-            return self.encoder(x, mask=nn.Transformer.generate_square_subsequent_mask(x.shape[1]), is_causal=True)
-        return self.encoder(x, src_key_padding_mask=padding if self.padded else None)
+            return self.encoder(x, mask=_causal_mask(x.shape[1]), src_key_padding_mask=pad, is_causal=True)
+        return self.encoder(x, src_key_padding_mask=pad)
+
+
+class Decoder(nn.Module):
+    """nn.TransformerDecoder of two layers: the first five rows, causal, on all rows, padded."""
+
+    def __init__(self, *, causal: bool = True, padded: bool = True):
+        super().__init__()
+        layer = nn.TransformerDecoderLayer(_WIDTH, _HEADS, 48, batch_first=True, dropout=0.0)
+        self.decoder = nn.TransformerDecoder(layer, 2)
+        self.causal, self.padded = causal, padded
+
+    def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        return self.decoder(
+            x[:, :5],
+            x,
+            tgt_mask=_causal_mask(5) if self.causal else None,
+            tgt_is_causal=self.causal,
+            memory_key_padding_mask=padding if self.padded else None,
+        )
 
 
 class EncoderDecoder(nn.Module):
@@ -56,112 +105,60 @@ class EncoderDecoder(nn.Module):
         self.transformer = nn.Transformer(_WIDTH, _HEADS, 1, 1, 48, batch_first=True, dropout=0.0)
 
     def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-        mask = nn.Transformer.generate_square_subsequent_mask(4)
         return self.transformer(
-            x, x[:, :4], src_key_padding_mask=padding, memory_key_padding_mask=padding, tgt_mask=mask
+            x, x[:, :4], src_key_padding_mask=padding, memory_key_padding_mask=padding, tgt_mask=_causal_mask(4)
         )
 
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+def _window(length: int) -> torch.Tensor:
+    """True where a query may not see a key, as nn.MultiheadAttention has it: three rows back, one ahead."""
+    position = torch.arange(length)
+    distance = position[:, None] - position[None]
+    return (distance > 3) | (distance < -1)
 
 
-class Handwritten(nn.Module):
-    """Projections around an attention function of (q, k, v, padding), each of q, k, v (batch, head, row, feature)."""
-
-    def __init__(self, attend: Attend, kv_heads: int = _HEADS):
-        super().__init__()
-        size = _WIDTH // _HEADS
-        self.q = nn.Linear(_WIDTH, _WIDTH)
-        self.k, self.v = nn.Linear(_WIDTH, kv_heads * size), nn.Linear(_WIDTH, kv_heads * size)
-        self.attend, self.size = attend, size
-
-    def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            linear(x).view(x.shape[0], x.shape[1], -1, self.size).transpose(1, 2) for linear in (self.q, self.k, self.v)
-        )
-        return self.attend(q, k, v, padding)
+def _distance(length: int) -> torch.Tensor:
+    position = torch.arange(length)
+    return -0.3 * (position[:, None] - position[None]).abs().float()
 
 
-def _allowed(padding: torch.Tensor) -> torch.Tensor:
-    return ~padding[:, None, None, :]
-
-
-def _causal(q, k, v, padding):
-    return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-
-def _grouped(q, k, v, padding):
-    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-
-def _bool_mask(q, k, v, padding):
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=_allowed(padding))
-
-
-def _scale(q, k, v, padding):
-    return functional.scaled_dot_product_attention(q, k, v, scale=0.2)
-
-
-def _alibi(q, k, v, padding):
-    position = torch.arange(q.shape[2])
-    bias = -(position[:, None] - position[None]).abs().float()
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-
-
-def _einsum(q, k, v, padding):
-    scores = torch.einsum("bhid,bhjd->bhij", q, k) * q.shape[-1] ** -0.5
-    scores = scores.masked_fill(~_allowed(padding), float("-inf"))
-    return torch.einsum("bhij,bhjd->bhid", scores.softmax(-1), v)
-
-
-def _tril(q, k, v, padding):
-    """As nanoGPT has it."""
-    length = q.shape[2]
-    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
-    scores = scores.masked_fill(torch.tril(torch.ones(length, length)) == 0, float("-inf"))
-    return functional.softmax(scores, -1) @ v
-
-
-def _bmm(q, k, v, padding):
-    batch, heads, length, size = q.shape
-    q, k, v = (tensor.reshape(batch * heads, length, size) for tensor in (q, k, v))
-    zeros = torch.zeros(batch * heads, length, length)
-    return torch.bmm(torch.baddbmm(zeros, q, k.transpose(1, 2), beta=0, alpha=size**-0.5).softmax(-1), v)
-
-
-def _inputs(batch: int, length: int) -> Inputs:
-    generator = torch.Generator().manual_seed(100 * batch + length)
-    padding = torch.zeros(batch, length, dtype=torch.bool)
+def batch(size: int, length: int) -> Inputs:
+    """Rows, and a padding mask that is True at the last three of them."""
+    generator = torch.Generator().manual_seed(100 * size + length)
+    padding = torch.zeros(size, length, dtype=torch.bool)
     padding[:, -3:] = True
-    return {"x": torch.randn(batch, length, _WIDTH, generator=generator), "padding": padding}
+    return {"x": torch.randn(size, length, _WIDTH, generator=generator), "padding": padding}
 
 
-def _spec(name: str, make: Callable[[], nn.Module]) -> Spec:
+def plain(name: str, make: Callable[[], nn.Module], *, unfusable: str = "") -> Spec:
+    """A module of (x, padding)."""
+
     def build(implementation: str) -> nn.Module:
         # The fused kernel of nn.MultiheadAttention's fast path does not export.
         torch.backends.mha.set_fastpath_enabled(False)
         torch.manual_seed(0)
         return with_random_weights(make())
 
-    return Spec(name, build, _inputs, implementations=("torch",))
+    return Spec(name, build, batch, implementations=("torch",), unfusable=unfusable)
 
 
-MODULES = [
-    _spec("torch_mha", MultiHead),
-    _spec("torch_mha_causal", lambda: MultiHead(causal=True)),
-    _spec("torch_mha_padded", lambda: MultiHead(padded=True)),
-    _spec("torch_mha_causal_padded", lambda: MultiHead(causal=True, padded=True)),
-    _spec("torch_mha_weights", lambda: MultiHead(need_weights=True)),
-    _spec("torch_encoder", Encoder),
-    _spec("torch_encoder_causal", lambda: Encoder(causal=True)),
-    _spec("torch_encoder_padded", lambda: Encoder(padded=True)),
-    _spec("torch_transformer", EncoderDecoder),
-    _spec("torch_sdpa_causal", lambda: Handwritten(_causal)),
-    _spec("torch_sdpa_grouped", lambda: Handwritten(_grouped, kv_heads=2)),
-    _spec("torch_sdpa_bool_mask", lambda: Handwritten(_bool_mask)),
-    _spec("torch_sdpa_scale", lambda: Handwritten(_scale)),
-    _spec("torch_sdpa_alibi", lambda: Handwritten(_alibi)),
-    _spec("torch_einsum", lambda: Handwritten(_einsum)),
-    _spec("torch_tril", lambda: Handwritten(_tril)),
-    _spec("torch_bmm", lambda: Handwritten(_bmm)),
+SPECS = [
+    plain("torch_mha", MultiHead),
+    plain("torch_mha_causal", lambda: MultiHead(causal=True)),
+    plain("torch_mha_padded", lambda: MultiHead(padded=True)),
+    plain("torch_mha_causal_padded", lambda: MultiHead(causal=True, padded=True)),
+    plain(
+        "torch_mha_weights", lambda: MultiHead(need_weights=True), unfusable="the probabilities are an output as well"
+    ),
+    plain("torch_mha_window", lambda: MaskedMultiHead(_window)),
+    plain("torch_mha_bias", lambda: MaskedMultiHead(_distance)),
+    plain("torch_mha_rows_first", lambda: MaskedMultiHead(_causal_mask, batch_first=False)),
+    plain("torch_mha_cross", CrossMultiHead),
+    plain("torch_encoder", Encoder),
+    plain("torch_encoder_causal", lambda: Encoder(causal=True)),
+    plain("torch_encoder_padded", lambda: Encoder(padded=True)),
+    plain("torch_encoder_norm_first", lambda: Encoder(causal=True, padded=True, norm_first=True)),
+    plain("torch_decoder", Decoder),
+    plain("torch_decoder_plain", lambda: Decoder(causal=False, padded=False)),
+    plain("torch_transformer", EncoderDecoder),
 ]

@@ -29,6 +29,7 @@ class Spec:
     build(implementation): the module, which takes the inputs by position in their order. inputs(batch, length): tensors
     by name. dynamic(name): the free dimensions of that input. implementations: transformers' attention
     implementations that it has; ("torch",) for a plain module. lengths: the one it is exported at, and another.
+    unfusable: what about its attention the op cannot express; empty if every site should fuse.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Spec:
     dynamic: Callable[[str], Dynamic] = _ALWAYS_BATCH_AND_LENGTH
     implementations: tuple[str, ...] = ("sdpa", "eager")
     lengths: tuple[int, int] = (12, 9)
+    unfusable: str = ""
 
     def __str__(self) -> str:
         return self.name

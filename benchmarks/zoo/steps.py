@@ -1,0 +1,112 @@
+"""What is done with one file of the zoo. Each step runs in a process of its own and returns plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from benchmarks.zoo.peers import PEERS, attention_nodes
+
+import flashonnx.fusion
+from flashonnx.fusion.run import as_the_standard_says, run_model
+from tests.zoo.exporting import Variant, exported
+from tests.zoo.feeding import Feeds, paddings, relative_difference
+
+_BATCH = 3  # exported with 2
+
+
+def export(variant: Variant) -> None:
+    """Writes the file. Raises ExportError."""
+    torch.set_num_threads(1)
+    exported(variant)
+
+
+def compare(variant: Variant, optimize: bool) -> dict[str, Any]:
+    """Fuses the file and runs it before and after, with the library and without.
+
+    optimize: let ONNX Runtime optimize the fused model as it does by default. Returns the sites, at which length the
+    models ran, and the relative difference for each kind of padding, fused and portable. Raises RuntimeError if either
+    does not run.
+    """
+    result = flashonnx.fusion.fuse(variant.path)
+    length, expected = reference(variant)
+    given = paddings(variant.feeds(_BATCH, length))
+    fused = as_the_standard_says(result.model)
+    return {
+        "sites": [
+            {"form": site.form, "mask": site.mask, "fused": site.fused, "reason": site.reason}
+            for site in result.report.sites
+        ],
+        "verification": result.report.verification,
+        "only_at_exported_length": length == variant.spec.lengths[0],
+        "difference": _differences(expected, given, _with_library(fused.SerializeToString(), given, optimize)),
+        "portable": _differences(expected, given, run_model(fused, given.values())),
+    }
+
+
+def run_original(variant: Variant) -> None:
+    """The original as ONNX Runtime optimizes it by default, to see whether it runs at all."""
+    feeds = paddings(variant.feeds(_BATCH, variant.spec.lengths[1]))
+    for _ in run_model(str(variant.path), feeds.values(), optimize=True):
+        pass
+
+
+def compare_peer(variant: Variant, peer: str) -> dict[str, Any]:
+    """What the peer fuses, and whether its model's outputs stay; entries of padding only are not asked of it.
+
+    Returns the attention operators that it made, and the relative difference for each kind of padding or the reason
+    why there is none.
+    """
+    before = onnx.load(variant.path)
+    after = PEERS[peer](variant.path, variant.name)
+    found = attention_nodes(after) - attention_nodes(before)
+    if found <= 0:
+        return {"fused": 0}
+    length, expected = reference(variant)
+    given = paddings(variant.feeds(_BATCH, length))
+    given.pop("dead", None)
+    try:
+        runs = run_model(as_the_standard_says(after), given.values(), optimize=True)
+        return {"fused": found, "difference": _differences(expected, given, runs)}
+    except (RuntimeError, ValueError) as error:
+        return {"fused": found, "reason": str(error)}
+
+
+def reference(variant: Variant) -> tuple[int, dict[str, list[np.ndarray]]]:
+    """The original's outputs for each kind of padding, by the standard's definitions, and the length they are at.
+
+    That is the length that the file was not exported at, unless it cannot run there: the legacy exporter writes the
+    example's length into some files. Raises RuntimeError if it runs at neither.
+    """
+    model = as_the_standard_says(onnx.load(variant.path))
+    exported_at, other = variant.spec.lengths
+    for length in (other, exported_at):
+        given = paddings(variant.feeds(_BATCH, length))
+        try:
+            return length, dict(zip(given, run_model(model, given.values()), strict=True))
+        except RuntimeError as error:
+            last = error
+    raise RuntimeError(f"the original does not run: {last}")
+
+
+def _with_library(model: bytes, given: dict[str, Feeds], optimize: bool) -> Iterator[list[np.ndarray]]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = flashonnx.session(model, ["CPUExecutionProvider"], sess_options=options)
+    names = [value.name for value in session.get_inputs()]
+    for feed in given.values():
+        yield session.run(None, {name: feed[name] for name in names})
+
+
+def _differences(
+    expected: dict[str, list[np.ndarray]], given: dict[str, Feeds], runs: Iterator[list[np.ndarray]]
+) -> dict[str, float]:
+    """By kind of padding."""
+    return {kind: relative_difference(expected[kind], found) for kind, found in zip(given, runs, strict=True)}

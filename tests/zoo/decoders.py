@@ -1,0 +1,162 @@
+"""Language models of `transformers` with decoders only."""
+
+from __future__ import annotations
+
+from tests.zoo.pretrained import BATCHED_EXPERTS, ENCODER, GPT, GROUPED, HEAD_8, spec, without_cache
+
+SPECS = [
+    spec(name, f"{family}ForCausalLM", f"{family}Config", arguments, call=without_cache, **rest)
+    for name, family, arguments, rest in [
+        ("gpt_neox", "GPTNeoX", ENCODER, {}),
+        ("gptj", "GPTJ", {**GPT, "rotary_dim": 4}, {"implementations": ("eager",)}),
+        (
+            "opt",
+            "OPT",
+            {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "ffn_dim": 48,
+                "vocab_size": 50,
+                "max_position_embeddings": 64,
+                "word_embed_proj_dim": 32,
+            },
+            {},
+        ),
+        (
+            "bloom",
+            "Bloom",
+            {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50},
+            {"implementations": ("eager",)},
+        ),
+        ("llama", "Llama", GROUPED, {}),
+        ("mistral", "Mistral", {**HEAD_8, "sliding_window": 4}, {}),
+        ("qwen2", "Qwen2", GROUPED, {}),
+        ("qwen3", "Qwen3", HEAD_8, {}),
+        (
+            "gemma2",
+            "Gemma2",
+            {**HEAD_8, "sliding_window": 4, "query_pre_attn_scalar": 8},
+            {"implementations": ("eager",)},
+        ),
+        ("phi3", "Phi3", GROUPED, {}),
+        (
+            "falcon",
+            "Falcon",
+            {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "vocab_size": 50,
+                "multi_query": True,
+                "parallel_attn": True,
+                "alibi": False,
+            },
+            {},
+        ),
+        (
+            "falcon_alibi",
+            "Falcon",
+            {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "vocab_size": 50,
+                "multi_query": False,
+                "parallel_attn": False,
+                "alibi": True,
+            },
+            {},
+        ),
+        (
+            "mpt",
+            "Mpt",
+            {"d_model": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 50, "max_seq_len": 64},
+            {"implementations": ("eager",)},
+        ),
+        (
+            "mixtral",
+            "Mixtral",
+            {**GROUPED, "num_local_experts": 2, "num_experts_per_tok": 1},
+            {"options": BATCHED_EXPERTS},
+        ),
+        (
+            "gpt_oss",
+            "GptOss",
+            {
+                **HEAD_8,
+                "sliding_window": 4,
+                "num_local_experts": 2,
+                "num_experts_per_tok": 1,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            {"options": BATCHED_EXPERTS, "implementations": ("eager",)},
+        ),
+        (
+            "deepseek_v3",
+            "DeepseekV3",
+            {
+                **GROUPED,
+                "num_key_value_heads": 4,
+                "q_lora_rank": 16,
+                "kv_lora_rank": 16,
+                "qk_rope_head_dim": 4,
+                "qk_nope_head_dim": 8,
+                "v_head_dim": 8,
+                "head_dim": 4,
+                "n_routed_experts": 4,
+                "n_group": 2,
+                "topk_group": 1,
+                "num_experts_per_tok": 1,
+                "moe_intermediate_size": 16,
+                "first_k_dense_replace": 2,
+            },
+            {"options": BATCHED_EXPERTS},
+        ),
+        (
+            "gpt_neo",
+            "GPTNeo",
+            {
+                "hidden_size": 32,
+                "num_layers": 2,
+                "num_heads": 4,
+                "intermediate_size": 48,
+                "vocab_size": 50,
+                "max_position_embeddings": 64,
+                "window_size": 4,
+                "attention_types": [[["global", "local"], 1]],
+            },
+            {"implementations": ("eager",)},
+        ),
+        ("gpt_bigcode", "GPTBigCode", GPT, {}),
+        ("phi", "Phi", {**ENCODER, "partial_rotary_factor": 0.5}, {}),
+        ("cohere", "Cohere", GROUPED, {}),
+        ("olmo2", "Olmo2", GROUPED, {}),
+        ("starcoder2", "Starcoder2", {**GROUPED, "sliding_window": 4}, {}),
+        ("granite", "Granite", {**GROUPED, "attention_multiplier": 0.3}, {}),
+    ]
+] + [
+    spec("gpt2", "GPT2LMHeadModel", "GPT2Config", GPT, call=without_cache),
+    spec(
+        "gemma3",
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        {**HEAD_8, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
+        call=without_cache,
+    ),
+    spec(
+        "llama4",
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        {
+            **HEAD_8,
+            "attention_chunk_size": 4,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "moe_layers": [],
+            "intermediate_size_mlp": 48,
+            "layer_types": ["chunked_attention", "full_attention"],
+        },
+        call=without_cache,
+    ),
+]
