@@ -8,15 +8,18 @@ import onnx_ir as ir
 
 from flashonnx import contract
 from flashonnx.fusion.attention import Attention, from_softmax
+from flashonnx.fusion.contrib_types import CONTRIB_DOMAIN
+from flashonnx.fusion.emit import Emitter
 from flashonnx.fusion.facts import Facts, Refusal
-from flashonnx.fusion.native import (
-    from_flash_attention,
+from flashonnx.fusion.native import from_flash_attention, from_onnx_attention
+from flashonnx.fusion.native_contrib import (
     from_group_query_attention,
     from_multi_head_attention,
-    from_onnx_attention,
+    from_packed_attention,
 )
 
-Read = Callable[[ir.Node, Facts], Attention]
+# What brings a node's attention into normal form; what the node takes packed it takes apart with new nodes beside it.
+Read = Callable[[ir.Node, Emitter], Attention]
 
 
 def anchors(graph: ir.Graph) -> Iterator[tuple[ir.Node, Read]]:
@@ -62,22 +65,23 @@ def _consumers(node: ir.Node) -> list[ir.Node]:
     return list(node.successors())
 
 
-def _in_a_body(node: ir.Node, facts: Facts) -> Attention:
+def _in_a_body(node: ir.Node, emitter: Emitter) -> Attention:
     raise Refusal("it is inside the body of an If, Loop or Scan", node)
 
 
-def _softmax(node: ir.Node, facts: Facts) -> Attention:
-    rank = facts.rank(node.inputs[0])
+def _softmax(node: ir.Node, emitter: Emitter) -> Attention:
+    rank = emitter.facts.rank(node.inputs[0])
     axis = node.attributes.get_int("axis", -1)
     if axis % rank != rank - 1:
         raise Refusal(f"the softmax is over axis {axis} of {rank}, not over the last", node)
-    return from_softmax(node, facts)
+    return from_softmax(node, emitter.facts)
 
 
 _READERS: dict[tuple[str, str], Read] = {
     ("", "Softmax"): _softmax,
     ("", "Attention"): from_onnx_attention,
     (contract.DOMAIN, contract.OP_TYPE): from_flash_attention,
-    ("com.microsoft", "MultiHeadAttention"): from_multi_head_attention,
-    ("com.microsoft", "GroupQueryAttention"): from_group_query_attention,
+    (CONTRIB_DOMAIN, "Attention"): from_packed_attention,
+    (CONTRIB_DOMAIN, "MultiHeadAttention"): from_multi_head_attention,
+    (CONTRIB_DOMAIN, "GroupQueryAttention"): from_group_query_attention,
 }

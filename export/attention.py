@@ -16,13 +16,17 @@ from flashonnx.fusion.scores import MaskTerm, Scores, Sink, walk_scores
 
 @dataclass(frozen=True)
 class Cache:
-    """Past keys and values, (batch, kv_heads, row, feature), and where the grown caches are wanted; None: not."""
+    """Past keys and values, (batch, kv_heads, row, feature), and where the grown caches are wanted; None: not.
+
+    packed_present: both grown caches in one, (2, batch, kv_heads, row, feature).
+    """
 
     past_key: ir.Value | None
     past_value: ir.Value | None
     present_key: ir.Value | None
     present_value: ir.Value | None
     kv_heads: Axis
+    packed_present: ir.Value | None = None
 
 
 @dataclass
@@ -32,7 +36,7 @@ class Attention:
     q, k, v, y: the places at which each may be taken, innermost (nearest to the softmax) first. heads are q_num_heads;
     how many of them K and V have is read off their views. keys are all keys, new_keys the rows of K and V, which are
     fewer where a cache holds the past ones. row_factors: what the rows of Q are to be multiplied by. causal, left,
-    right: from a node that has such attributes.
+    right: from a node that has such attributes. made: nodes beside the anchor that take its inputs apart.
     """
 
     anchor: ir.Node
@@ -59,6 +63,7 @@ class Attention:
     right: int = -1
     cache: Cache | None = None
     nonpad_kv_seqlen: ir.Value | None = None
+    made: tuple[ir.Node, ...] = ()
     form: str = "softmax"
 
     def mask_axes(self) -> tuple[Axis, Axis, Axis, Axis]:

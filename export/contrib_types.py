@@ -15,6 +15,12 @@ CONTRIB_DOMAIN = "com.microsoft"
 Types = list[Type | None]
 
 
+def import_contrib(graph: ir.Graph) -> None:
+    """Imports com.microsoft's operators if the file uses them without: only ONNX Runtime takes that."""
+    if CONTRIB_DOMAIN not in graph.opset_imports and any(node.domain == CONTRIB_DOMAIN for node in graph.all_nodes()):
+        graph.opset_imports[CONTRIB_DOMAIN] = 1
+
+
 def _padded(types: Types, count: int) -> Types:
     return [*types, *[None] * count][:count]
 
@@ -31,8 +37,10 @@ def _multi_head_attention(node: ir.Node, types: Types) -> Types:
     if key is None or value is None:
         return []
     present_key, present_value = (_present(tensor, heads, past) for tensor in (key, value))
-    output = (*query.shape[:2], heads * present_value.shape[3])
-    return [Type(query.dtype, output), present_key, present_value]
+    output = Type(query.dtype, (*query.shape[:2], heads * present_value.shape[3]))
+    if len(types) > 8 and types[8] is not None:  # past_sequence_length: the caches are buffers
+        return [output]
+    return [output, present_key, present_value]
 
 
 def _present(new: Type, heads: int, past: Type | None) -> Type:
@@ -45,7 +53,7 @@ def _present(new: Type, heads: int, past: Type | None) -> Type:
 
 
 def _group_query_attention(node: ir.Node, types: Types) -> Types:
-    """The caches keep or grow their rows; ONNX Runtime itself decides by total_sequence_length."""
+    """With a past, total_sequence_length decides whether the caches grow or are buffers of a length of their own."""
     query, key, value, past = _padded(types, 4)
     heads, kv_heads = node.attributes.get_int("num_heads", 1), node.attributes.get_int("kv_num_heads", 1)
     if query is None or min(heads, kv_heads) < 1:
@@ -55,7 +63,9 @@ def _group_query_attention(node: ir.Node, types: Types) -> Types:
         size = width // (heads + 2 * kv_heads)
         query = Type(query.dtype, (batch, rows, heads * size))
         key = value = Type(query.dtype, (batch, rows, kv_heads * size))
-    return [query, _present(key, kv_heads, past), _present(value, kv_heads, past)]
+    if past is not None:
+        return [query]
+    return [query, _present(key, kv_heads, None), _present(value, kv_heads, None)]
 
 
 def _attention(node: ir.Node, types: Types) -> Types:
@@ -128,9 +138,7 @@ _TYPES: dict[str, Callable[[ir.Node, Types], Types]] = {
     "MultiHeadAttention": _multi_head_attention,
     "SkipLayerNormalization": _skip_normalization,
     "SkipSimplifiedLayerNormalization": _skip_normalization,
-    **dict.fromkeys(
-        ["BiasGelu", "FastGelu", "Gelu", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization"], _same_as_first
-    ),
+    **dict.fromkeys(["BiasGelu", "FastGelu", "Gelu", "QuickGelu", "RotaryEmbedding"], _same_as_first),
 }
 
 

@@ -45,6 +45,9 @@ class Emitter:
     def ints(self, *numbers: int) -> ir.Value:
         return self.constant(np.asarray(numbers, np.int64))
 
+    def integer(self, number: int) -> ir.Value:
+        return self.constant(np.asarray(number, np.int64))
+
     def scalar(self, number: float, dtype: ir.DataType) -> ir.Value:
         return self.constant(np.asarray(number, dtype.numpy()))
 
@@ -148,7 +151,7 @@ def _select_fixed(emitter: Emitter, value: ir.Value, view: View) -> tuple[ir.Val
             bounds = (pinned.fixed * length, (pinned.fixed + 1) * length)
             value = emitter.op("Slice", value, emitter.ints(bounds[0]), emitter.ints(bounds[1]), emitter.ints(index))
             return _select_fixed(emitter, value, view.replace(index, rest))
-        value = emitter.op("Gather", value, emitter.constant(np.asarray(pinned.fixed, np.int64)), axis=index)
+        value = emitter.op("Gather", value, emitter.integer(pinned.fixed), axis=index)
         return _select_fixed(emitter, value, view.with_axes((*view.axes[:index], *view.axes[index + 1 :])))
     return value, view
 

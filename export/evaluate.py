@@ -58,6 +58,7 @@ _SAME_AS_FIRST = frozenset(
         "Round",
         "Selu",
         "Sigmoid",
+        "SimplifiedLayerNormalization",  # ONNX Runtime writes it into the standard domain
         "Sign",
         "Sin",
         "Softmax",
@@ -194,6 +195,13 @@ class Trace:
             self._set_initializer(value)
         for node in graph:
             self._run_node(node)
+
+    def extend(self, node: ir.Node) -> None:
+        """Finds the types of a node's outputs that was added to the graph since, and of its new weights."""
+        for value in node.inputs:
+            if value is not None and value not in self.types:
+                self._set_initializer(value)
+        self._run_node(node)
 
     def _set_initializer(self, value: ir.Value) -> None:
         tensor = value.const_value

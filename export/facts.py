@@ -91,6 +91,11 @@ class Facts:
         """A size that is the same in every trace."""
         return (number,) * self.count
 
+    def learn(self, node: ir.Node) -> None:
+        """Adds a node of the pass's own to what is known of the graph."""
+        for trace in self.traces:
+            trace.extend(node)
+
     @cached_property
     def count(self) -> int:
         return len(self.traces)

@@ -15,6 +15,7 @@ from flashonnx import contract
 from flashonnx.fusion import model_io
 from flashonnx.fusion.anchors import Read, anchors, is_attention
 from flashonnx.fusion.cache import with_cache
+from flashonnx.fusion.contrib_types import import_contrib
 from flashonnx.fusion.emit import Emitter
 from flashonnx.fusion.facts import Facts, Refusal, node_name
 from flashonnx.fusion.lower import Lowered, lower
@@ -136,6 +137,7 @@ class _Pass:
         report = FuseReport()
         if not found:
             return report
+        import_contrib(graph)
         opset = graph.opset_imports.get("", 1)
         if opset < _OLDEST_OPSET:
             reason = f"the model's operators are those of opset {opset}; convert it to {_OLDEST_OPSET} or later"
@@ -161,7 +163,7 @@ class _Pass:
     def _site(self, node: ir.Node, read: Read) -> Site:
         site = Site(node_name(node))
         try:
-            attention = with_cache(read(node, self.facts), self.facts)
+            attention = with_cache(read(node, self.emitter), self.facts)
             site.form = attention.form
             meaning = self.masks.read(attention)
             site.mask = meaning.describe()

@@ -41,7 +41,8 @@ def lower(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
     inputs = _inputs(attention, meaning, layout, emitter)
     attributes = _attributes(attention, meaning, layout, emitter.facts)
     presents = _presents(attention)
-    needs_presents = bool(presents) or (meaning.mean_rows and attention.has_past)
+    packed_present = None if attention.cache is None else attention.cache.packed_present
+    needs_presents = bool(presents) or packed_present is not None or (meaning.mean_rows and attention.has_past)
     outputs = contract.OUTPUT_INDEX["present_value"] + 1 if needs_presents else 1
     node = emitter.node(contract.OP_TYPE, inputs, attributes, outputs, contract.DOMAIN)
     result = node.outputs[0]
@@ -51,6 +52,8 @@ def lower(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
     value = emitter.layout(Place(result, View(axes, emitter.facts.count)), layout.y.view.axes)
     replaced = [(layout.y.value, value)]
     replaced += [(old, node.outputs[contract.OUTPUT_INDEX[name]]) for name, old in presents.items()]
+    if packed_present is not None:
+        replaced.append((packed_present, _packed(node, emitter)))
     return Lowered(node, _form(node, attention, meaning, layout, emitter.facts), layout, tuple(replaced))
 
 
@@ -60,6 +63,13 @@ def _presents(attention: Attention) -> dict[str, ir.Value]:
         return {}
     wanted = {"present_key": attention.cache.present_key, "present_value": attention.cache.present_value}
     return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _packed(node: ir.Node, emitter: Emitter) -> ir.Value:
+    """The grown caches in one, (2, batch, head, row, feature)."""
+    key, value = (node.outputs[contract.OUTPUT_INDEX[name]] for name in ("present_key", "present_value"))
+    axis = emitter.ints(0)
+    return emitter.op("Concat", emitter.op("Unsqueeze", key, axis), emitter.op("Unsqueeze", value, axis), axis=0)
 
 
 def _form(node: ir.Node, attention: Attention, meaning: Meaning, layout: Layout, facts: Facts) -> Form:
@@ -152,6 +162,8 @@ def _sinks(attention: Attention, emitter: Emitter) -> ir.Value:
     found = cheapest(places, axes)
     if found is None:
         raise Refusal("the sinks are not one number for each head", attention.sink.value.producer())
-    value = emitter.op("Cast", emitter.layout(found[1], axes), to=int(ir.DataType.FLOAT))
+    value = emitter.layout(found[1], axes)
+    if emitter.facts.dtype(attention.sink.value) != ir.DataType.FLOAT:
+        value = emitter.op("Cast", value, to=int(ir.DataType.FLOAT))
     factor = attention.sink.factor
     return value if factor == 1.0 else emitter.op("Mul", value, emitter.scalar(factor, ir.DataType.FLOAT))

@@ -1,5 +1,5 @@
-"""Nodes that are an attention by themselves: ONNX Attention, com.microsoft MultiHeadAttention and GroupQueryAttention,
-and the op itself."""
+"""Nodes that are an attention by themselves, in normal form: ONNX Attention and the op itself, and what they share with
+com.microsoft's (native_contrib.py)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ import onnx_ir as ir
 from flashonnx import contract
 from flashonnx.fusion.attention import Attention, Cache, count_of
 from flashonnx.fusion.axes import Atom, Axis, Size, View
+from flashonnx.fusion.emit import Emitter
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.layout import broadcast_view
 from flashonnx.fusion.operand import Place, walk_operand
 from flashonnx.fusion.output import walk_places_forward
 from flashonnx.fusion.scores import MaskTerm
 
-# com.microsoft's default for mask_filter_value.
-_MASK_FILTER_VALUE = -10000.0
-
 
 @dataclass
-class _Axes:
+class NodeAxes:
     """The atoms of one node's tensors; an axis of size 1 has none."""
 
     batch: Axis
@@ -55,9 +53,9 @@ def _divide(whole: Size, part: int, what: str, node: ir.Node) -> Size:
     return tuple(size // part for size in whole)
 
 
-def _axes_of(
+def axes_of(
     node: ir.Node, q: ir.Value, k: ir.Value, v: ir.Value, past: ir.Value | None, heads: int, kv_heads: int, facts: Facts
-) -> _Axes:
+) -> NodeAxes:
     """heads and kv_heads matter for tensors of rank 3 only; those of rank 4 say it themselves."""
     q_sizes, k_sizes, v_sizes = facts.sizes(q), facts.sizes(k), facts.sizes(v)
     fixed = facts.fixed
@@ -76,7 +74,7 @@ def _axes_of(
     if past is not None:
         total = tuple(old + new for old, new in zip(facts.sizes(past)[2], new_keys, strict=True))
         keys = _axis(total)
-    return _Axes(
+    return NodeAxes(
         batch=_axis(batch),
         heads=kv_axis + _axis(group),
         kv_heads=kv_axis,
@@ -89,7 +87,7 @@ def _axes_of(
     )
 
 
-def _attention(node: ir.Node, axes: _Axes, q: ir.Value, k: ir.Value, v: ir.Value, facts: Facts) -> Attention:
+def normal_form(node: ir.Node, axes: NodeAxes, q: ir.Value, k: ir.Value, v: ir.Value, facts: Facts) -> Attention:
     """All but scale, masks and caches."""
 
     def places(value: ir.Value, heads: Axis, rows: Axis, feature: Axis, *, scalable: bool) -> tuple[Place, ...]:
@@ -115,7 +113,8 @@ def _attention(node: ir.Node, axes: _Axes, q: ir.Value, k: ir.Value, v: ir.Value
     )
 
 
-def _inputs(node: ir.Node, count: int) -> list[ir.Value | None]:
+def optional_inputs(node: ir.Node, count: int) -> list[ir.Value | None]:
+    """Its first inputs, None where it has none."""
     return [*node.inputs, *[None] * count][:count]
 
 
@@ -126,7 +125,7 @@ def _require(node: ir.Node, *values: ir.Value | None) -> list[ir.Value]:
     return found
 
 
-def _output(node: ir.Node, index: int) -> ir.Value | None:
+def used_output(node: ir.Node, index: int) -> ir.Value | None:
     """An output, if anything reads it."""
     if index >= len(node.outputs):
         return None
@@ -134,42 +133,43 @@ def _output(node: ir.Node, index: int) -> ir.Value | None:
     return value if value.uses() or value.is_graph_output() else None
 
 
-def from_onnx_attention(node: ir.Node, facts: Facts) -> Attention:
+def from_onnx_attention(node: ir.Node, emitter: Emitter) -> Attention:
     """ONNX Attention, opset 23 and later, by the contract's names of its inputs."""
-    q, k, v, mask, past_key, past_value, nonpad = _inputs(node, 7)
+    facts = emitter.facts
+    q, k, v, mask, past_key, past_value, nonpad = optional_inputs(node, 7)
     q, k, v = _require(node, q, k, v)
-    if _output(node, 3) is not None:
+    if used_output(node, 3) is not None:
         raise Refusal("its qk_matmul_output is used", node)
     attributes = node.attributes
-    axes = _axes_of(
+    axes = axes_of(
         node, q, k, v, past_key, attributes.get_int("q_num_heads", 1), attributes.get_int("kv_num_heads", 1), facts
     )
-    attention = _attention(node, axes, q, k, v, facts)
+    attention = normal_form(node, axes, q, k, v, facts)
     attention.scale = attributes.get_float("scale", attention.scale)
     attention.softcap = attributes.get_float("softcap", 0.0)
     attention.causal = bool(attributes.get_int("is_causal", 0))
     attention.left = attributes.get_int("left_window_size", -1)
     attention.right = attributes.get_int("right_window_size", -1)
     attention.nonpad_kv_seqlen = nonpad
-    attention.cache = _cache(node, past_key, past_value, facts, axes)
+    attention.cache = cache_of(node, past_key, past_value, facts, axes)
     if mask is not None:
         kind = "keep" if facts.dtype(mask) == ir.DataType.BOOL else "add"
-        attention.masks = (_mask(mask, kind, axes, facts, node),)
+        attention.masks = (mask_of(mask, kind, axes, facts, node),)
     return attention
 
 
-def from_flash_attention(node: ir.Node, facts: Facts) -> Attention:
+def from_flash_attention(node: ir.Node, emitter: Emitter) -> Attention:
     """The op itself, as flashonnx.export writes it or an earlier pass: its layout may still improve."""
     onnx_inputs = 7
     for tensor, value in zip(contract.INPUTS[onnx_inputs:], node.inputs[onnx_inputs:], strict=False):
         if value is not None:
             raise Refusal(f"it is {contract.OP_TYPE} already; one with {tensor.name} is left as it is", node)
-    if _output(node, contract.OUTPUT_INDEX["lse"]) is not None:
+    if used_output(node, contract.OUTPUT_INDEX["lse"]) is not None:
         raise Refusal(f"it is {contract.OP_TYPE} already; one whose lse is used is left as it is", node)
-    return from_onnx_attention(node, facts)
+    return from_onnx_attention(node, emitter)
 
 
-def _mask(value: ir.Value, kind: str, axes: _Axes, facts: Facts, node: ir.Node, fill: float = -np.inf) -> MaskTerm:
+def mask_of(value: ir.Value, kind: str, axes: NodeAxes, facts: Facts, node: ir.Node, fill: float = -np.inf) -> MaskTerm:
     view = axes.mask_view()
     keys = facts.sizes(value)[-1]
     if keys not in (view.sizes()[-1], facts.fixed(1)):
@@ -177,76 +177,21 @@ def _mask(value: ir.Value, kind: str, axes: _Axes, facts: Facts, node: ir.Node, 
     return MaskTerm(kind, value, broadcast_view(value, view, facts), fill=fill)
 
 
-def _cache(
-    node: ir.Node, past_key: ir.Value | None, past_value: ir.Value | None, facts: Facts, axes: _Axes
+def cache_of(
+    node: ir.Node,
+    past_key: ir.Value | None,
+    past_value: ir.Value | None,
+    facts: Facts,
+    axes: NodeAxes,
+    *,
+    is_packed: bool = False,
 ) -> Cache | None:
-    present_key, present_value = _output(node, 1), _output(node, 2)
-    if past_key is None and present_key is None and present_value is None:
+    """is_packed: its second output is both grown caches in one."""
+    first, second = used_output(node, 1), used_output(node, 2)
+    if past_key is None and first is None and second is None:
         return None
     if (past_key is None) != (past_value is None):
         raise Refusal("it has a past key without a past value, or the other way round", node)
-    return Cache(past_key, past_value, present_key, present_value, axes.kv_heads)
-
-
-def from_multi_head_attention(node: ir.Node, facts: Facts) -> Attention:
-    """com.microsoft MultiHeadAttention with separate Q, K and V; see unpack.py for its packed forms and its bias."""
-    q, k, v, bias, padding, attention_bias, past_key, past_value, past_length, beams = _inputs(node, 10)
-    q, k, v = _require(node, q, k, v)
-    if bias is not None or past_length is not None or beams is not None:
-        raise Refusal("its bias, shared buffers or beam search are not understood", node)
-    attributes = node.attributes
-    heads = attributes.get_int("num_heads", 0)
-    if heads <= 0 or facts.rank(q) != 3:
-        raise Refusal("its query is not (batch, row, head·feature)", node)
-    axes = _axes_of(node, q, k, v, past_key, heads, heads, facts)
-    attention = _attention(node, axes, q, k, v, facts)
-    attention.scale = attributes.get_float("scale", 0.0) or attention.scale
-    attention.causal = bool(attributes.get_int("unidirectional", 0))
-    attention.cache = _cache(node, past_key, past_value, facts, axes)
-    masks = []
-    if attention_bias is not None:
-        masks.append(_mask(attention_bias, "add", axes, facts, node))
-    if padding is not None:
-        masks.append(
-            _key_padding(padding, attributes.get_float("mask_filter_value", _MASK_FILTER_VALUE), axes, facts, node)
-        )
-    attention.masks = tuple(masks)
-    return attention
-
-
-def _key_padding(value: ir.Value, fill: float, axes: _Axes, facts: Facts, node: ir.Node) -> MaskTerm:
-    """key_padding_mask of (batch, keys); the forms of lengths are not read."""
-    sizes = facts.sizes(value)
-    view = axes.mask_view()
-    if len(sizes) != 2 or sizes != (view.sizes()[0], view.sizes()[3]):
-        raise Refusal("its key_padding_mask is not (batch, keys)", node)
-    return MaskTerm("keep", value, View((axes.batch, axes.keys), axes.traces), fill=fill)
-
-
-def from_group_query_attention(node: ir.Node, facts: Facts) -> Attention:
-    """com.microsoft GroupQueryAttention without rotary embedding, for a prompt: causal, with keys counted per entry.
-
-    Its caches hold another number of rows for each batch entry, which the op's do not.
-    """
-    q, k, v, past_key, _, _, _, cos, sin, _, bias, sinks = _inputs(node, 12)
-    q, k, v = _require(node, q, k, v)
-    attributes = node.attributes
-    if attributes.get_int("do_rotary", 0) or cos is not None or sin is not None:
-        raise Refusal("it applies rotary embeddings", node)
-    if attributes.get_int("smooth_softmax", 0) > 0 or sinks is not None:
-        raise Refusal("its sinks are not understood", node)
-    if past_key is not None and any(facts.sizes(past_key)[2]):
-        raise Refusal("its caches hold another number of rows for each batch entry", node)
-    axes = _axes_of(
-        node, q, k, v, None, attributes.get_int("num_heads", 1), attributes.get_int("kv_num_heads", 1), facts
-    )
-    attention = _attention(node, axes, q, k, v, facts)
-    attention.scale = attributes.get_float("scale", 0.0) or attention.scale
-    attention.softcap = attributes.get_float("softcap", 0.0)
-    attention.causal = True
-    window = attributes.get_int("local_window_size", -1)
-    attention.left = window - 1 if window > 0 else -1
-    attention.cache = _cache(node, None, None, facts, axes)
-    if bias is not None:
-        attention.masks = (_mask(bias, "add", axes, facts, node),)
-    return attention
+    if is_packed:
+        return Cache(past_key, past_value, None, None, axes.kv_heads, packed_present=first)
+    return Cache(past_key, past_value, first, second, axes.kv_heads)

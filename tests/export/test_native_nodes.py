@@ -1,4 +1,4 @@
-"""Nodes that are an attention by themselves are lowered like any other."""
+"""Nodes that are an attention by themselves are lowered like any other; com.microsoft's in test_native_contrib.py."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from tests.export.forms import (
     split_heads,
 )
 from tests.export.graphs import Graph
-
-CONTRIB = "com.microsoft"
 
 
 def inputs(graph: Graph, kv_heads: int = HEADS, keys: str = "rows") -> list[str]:
@@ -101,43 +99,3 @@ def test_attention_whose_scores_are_wanted_is_left_alone():
     fused = fuse(complete(graph))
     assert not fused.site.fused
     assert "qk_matmul_output" in fused.site.reason
-
-
-@pytest.mark.parametrize("causal", [0, 1])
-def test_multi_head_attention(causal):
-    graph = Graph()
-    q, k, v = inputs(graph)
-    graph.outputs.append(
-        graph.op("MultiHeadAttention", q, k, v, domain=CONTRIB, num_heads=HEADS, unidirectional=causal)
-    )
-    fused = assert_fused(graph)
-    assert fused.attributes.get("is_causal", 0) == causal
-
-
-def test_multi_head_attention_with_masks():
-    graph = Graph()
-    q, k, v = inputs(graph)
-    padding = graph.input("padding", np.int32, ("batch", "rows"), integers=(0, 1), is_padding=True)
-    bias = graph.input("bias", np.float32, (1, HEADS, "rows", "rows"))
-    graph.outputs.append(graph.op("MultiHeadAttention", q, k, v, "", padding, bias, domain=CONTRIB, num_heads=HEADS))
-    # -10000, which excludes a key here, leaves an entry of padding only with scores of three digits.
-    assert assert_fused(graph, tolerance=5e-3).site.mask == "padding + bias"
-
-
-def test_multi_head_attention_with_a_cache():
-    graph = Graph()
-    q, k, v = inputs(graph)
-    y, key, value = graph.ops(
-        3, "MultiHeadAttention", q, k, v, "", "", "", *cache(graph), domain=CONTRIB, num_heads=HEADS
-    )
-    graph.outputs += [y, key, value]
-    assert assert_fused(graph, CACHE_SIZES).node.input[4]
-
-
-def test_packed_multi_head_attention_is_left_alone():
-    graph = Graph()
-    packed = graph.input("qkv", np.float32, ("batch", "rows", HEADS, 3, SIZE))
-    graph.outputs.append(graph.op("MultiHeadAttention", packed, domain=CONTRIB, num_heads=HEADS))
-    fused = fuse(complete(graph))
-    assert not fused.site.fused
-    assert "not separate inputs" in fused.site.reason
