@@ -40,14 +40,14 @@ inline KeySpan span_of_any(const TileRow* rows, int count) {
   return span;
 }
 
-// Calls body(segment, keys) for each block of the keys in `span`, in order.
+// Calls body(segment, keys) for each block, of at most block_keys, of the keys in `span`, in order.
 template <typename Body>
-inline void for_each_block(const Tile& tile, KeySpan span, const Body& body) {
+inline void for_each_block(const Tile& tile, KeySpan span, int64_t block_keys, const Body& body) {
   for (int s = 0; s < tile.segments; ++s) {
     const KeySegment& segment = tile.segment[s];
     const KeySpan keys = span.within({segment.begin, segment.end});
-    for (int64_t begin = keys.begin; begin < keys.end; begin += kBlockKeys) {
-      body(segment, KeySpan{begin, begin + kBlockKeys}.within(keys));
+    for (int64_t begin = keys.begin; begin < keys.end; begin += block_keys) {
+      body(segment, KeySpan{begin, begin + block_keys}.within(keys));
     }
   }
 }

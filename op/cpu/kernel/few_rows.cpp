@@ -62,15 +62,16 @@ class FewRowsKernel {
       scale_scores(tile_.q_scale, padded(tile_.head_size), q);
     }
     clear(scratch_.o, tile_.rows * padded(tile_.v_head_size));
-    for_each_block(tile_, span_of_any(tile_.row, tile_.rows), [this](const KeySegment& segment, KeySpan keys) {
-      const int64_t first = keys.begin - segment.begin;
-      const Rows k = load_rows(segment.k, segment.k_row_stride, first, keys.size(), tile_.head_size, scratch_.k);
-      const Rows v = load_rows(segment.v, segment.v_row_stride, first, keys.size(), tile_.v_head_size, scratch_.v);
-      for (int r = 0; r < tile_.rows; ++r) {
-        prefetch_part(segment, {keys.end, keys.end + kBlockKeys}, r);
-        attend(r, k, v, keys);
-      }
-    });
+    for_each_block(
+        tile_, span_of_any(tile_.row, tile_.rows), kBlockKeys, [this](const KeySegment& segment, KeySpan keys) {
+          const int64_t first = keys.begin - segment.begin;
+          const Rows k = load_rows(segment.k, segment.k_row_stride, first, keys.size(), tile_.head_size, scratch_.k);
+          const Rows v = load_rows(segment.v, segment.v_row_stride, first, keys.size(), tile_.v_head_size, scratch_.v);
+          for (int r = 0; r < tile_.rows; ++r) {
+            prefetch_part(segment, {keys.end, keys.end + kBlockKeys}, r);
+            attend(r, k, v, keys);
+          }
+        });
     for (int r = 0; r < tile_.rows; ++r) finish(r);
   }
 

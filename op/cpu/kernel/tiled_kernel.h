@@ -1,0 +1,251 @@
+// The tiled kernel: online softmax over blocks of keys, lanes are query rows.
+//
+// A tile's rows form panels of kPanelRows. For each block of keys, each panel computes S^T, edits it (softcap, ALiBi,
+// mask, range), folds it into the row statistics and adds its product with V; Dao et al. 2022, algorithm 1. The
+// products are a class of their own, which says what Q, K, V and the probabilities are multiplied as:
+//
+//   Products::Scratch(carver, rows, head_size, v_head_size)   its memory, for `rows` rows of whole panels
+//   Products(tile, scratch)
+//   pack_queries(rows, count, first)      `count` rows of a panel, the tile's rows from `first` on
+//   load_block(segment, keys)             the next block: keys of `segment`
+//   score(first, keys, scores)            S^T of the panel at row `first`; `keys` count from the block's first
+//   add_values(first, keys, p, factor, o) o = diag(factor) o + V^T P^T, for p laid out as scores were; p is spent
+#pragma once
+
+#include "op/cpu/kernel/edit.h"
+#include "op/cpu/kernel/math.h"
+#include "op/cpu/kernel/panel.h"
+#include "op/cpu/kernel/values.h"
+
+namespace flashonnx::cpu::FLASHONNX_ISA {
+
+// Cuts arrays out of memory; with null it only counts.
+class Carver {
+ public:
+  explicit Carver(float* base) : next_(base) {}
+
+  // Each array starts at a cache line, if the memory does.
+  float* take(int64_t floats) {
+    constexpr int64_t kLine = 16;
+    const int64_t whole = (floats + kLine - 1) / kLine * kLine;
+    float* taken = next_;
+    if (next_ != nullptr) next_ += whole;
+    taken_ += whole;
+    return taken;
+  }
+
+  int64_t taken() const { return taken_; }
+
+ private:
+  float* next_;
+  int64_t taken_ = 0;
+};
+
+template <typename Products>
+struct TiledScratch {
+  TiledScratch(float* base, int64_t rows, int64_t head_size, int64_t v_head_size)
+      : carver(base),
+        padded((rows + kPanelRows - 1) / kPanelRows * kPanelRows),
+        products(carver, padded, head_size, v_head_size),
+        o(carver.take(padded * v_head_size)),
+        m(carver.take(padded)),
+        l(carver.take(padded)),
+        factor(carver.take(kPanelRows)),
+        scores(carver.take(kBlockKeys * kPanelRows)),
+        bias(carver.take(kBlockKeys * kPanelRows)) {}
+
+  int64_t floats() const { return carver.taken(); }
+
+  Carver carver;
+  int64_t padded;  // rows
+  typename Products::Scratch products;
+  float* o;       // (panel, v_head_size, kPanelRows)
+  float* m;       // (panel, kPanelRows): row maxima
+  float* l;       // (panel, kPanelRows): row sums of exp(score - m)
+  float* factor;  // (kPanelRows): exp(old m - new m)
+  float* scores;  // (key, kPanelRows), then probabilities
+  float* bias;    // (key, kPanelRows), or (key) if shared
+};
+
+// Part of a tile that fills the lanes.
+struct Panel {
+  const TileRow* rows;
+  int first;           // of the tile's rows
+  int count;           // the lanes past it repeat the last row
+  KeySpan any, every;  // keys that any row may see, and that all may
+  float *o, *m, *l;
+};
+
+// The keys that all of the rows may see.
+inline KeySpan span_of_all(const TileRow* rows, int count) {
+  KeySpan span{rows[0].begin, rows[0].end};
+  for (int r = 1; r < count; ++r) {
+    if (rows[r].begin > span.begin) span.begin = rows[r].begin;
+    if (rows[r].end < span.end) span.end = rows[r].end;
+  }
+  return span;
+}
+
+template <typename Products>
+class TiledKernel {
+ public:
+  TiledKernel(const Tile& tile, float* scratch)
+      : tile_(tile),
+        scratch_(scratch, tile.rows, tile.head_size, tile.v_head_size),
+        products_(tile, scratch_.products) {}
+
+  void run() {
+    make_panels();
+    for_each_block(tile_, span_, kBlockKeys, [this](const KeySegment& segment, KeySpan keys) {
+      products_.load_block(segment, keys);
+      attend(keys);
+    });
+    for (int p = 0; p < panels_; ++p) finish(panel_[p]);
+  }
+
+ private:
+  void make_panels() {
+    for (int first = 0; first < tile_.rows; first += kPanelRows) {
+      Panel& panel = panel_[panels_++];
+      panel.rows = tile_.row + first;
+      panel.first = first;
+      panel.count = tile_.rows - first < kPanelRows ? tile_.rows - first : kPanelRows;
+      panel.any = span_of_any(panel.rows, panel.count);
+      panel.every = span_of_all(panel.rows, panel.count);
+      panel.o = scratch_.o + first * tile_.v_head_size;
+      panel.m = scratch_.m + first;
+      panel.l = scratch_.l + first;
+      span_ = span_.joined(panel.any);
+      products_.pack_queries(panel.rows, panel.count, first);
+      for (int64_t i = 0; i < tile_.v_head_size * kPanelRows; ++i) panel.o[i] = 0;
+      for (int64_t i = 0; i < kPanelRows; ++i) panel.m[i] = kNever;
+      for (int64_t i = 0; i < kPanelRows; ++i) panel.l[i] = 0;
+    }
+  }
+
+  void attend(KeySpan block) {
+    for (int p = 0; p < panels_; ++p) {
+      const KeySpan keys = panel_[p].any.within(block);
+      if (!keys.empty()) attend(panel_[p], keys, {keys.begin - block.begin, keys.end - block.begin});
+    }
+  }
+
+  // `keys` of the problem lie at `in_block` of the block.
+  void attend(const Panel& panel, KeySpan keys, KeySpan in_block) {
+    const PanelMask mask = load_mask(tile_, panel.rows, panel.count, keys, scratch_.bias);
+    if (mask == PanelMask::kNothingAllowed) return;
+    products_.score(panel.first, in_block, scratch_.scores);
+    const float scale = edit_scores(panel, keys, mask);
+    fold(panel, keys.size(), scale);
+    products_.add_values(panel.first, in_block, scratch_.scores, scratch_.factor, panel.o);
+  }
+
+  // Returns the scale that the scores still lack: the softmax applies it for nothing, unless edits came first.
+  float edit_scores(const Panel& panel, KeySpan keys, PanelMask mask) {
+    float* scores = scratch_.scores;
+    const bool masked = mask == PanelMask::kByRow || mask == PanelMask::kShared;
+    const bool edited = tile_.softcap > 0 || tile_.has_alibi || tile_.has_bias || masked;
+    if (edited && tile_.score_scale != 1) scale_scores(tile_.score_scale, keys.size() * kPanelRows, scores);
+    if (tile_.softcap > 0) apply_softcap(tile_.softcap, keys.size() * kPanelRows, scores);
+    if (tile_.has_alibi) add_alibi(panel.rows, panel.count, keys, scores);
+    if (tile_.has_bias) add_row_bias(panel.rows, panel.count, keys.size(), scores);
+    if (mask == PanelMask::kByRow) add_mask(scratch_.bias, keys.size(), scores);
+    if (mask == PanelMask::kShared) add_shared_mask(scratch_.bias, keys.size(), scores);
+    if (!panel.every.contains(keys)) apply_ranges(panel.rows, panel.count, keys, scores);
+    return edited ? 1 : tile_.score_scale;
+  }
+
+  // A score is scaled and the maximum subtracted from it in one rounding, where the maximum had two. Up to this size
+  // the difference is harmless; beyond, scores are rounded as their maximum was, or they could exceed it.
+  static constexpr float kLargeScore = 16384;
+
+  // Scores become probabilities relative to the new row maximum; the statistics follow.
+  void fold(const Panel& panel, int64_t count, float scale) {
+    const Vec never = broadcast(kNever), zero = broadcast(0.0f);
+    for (int first = 0; first < kPanelRows; first += kLanes) {
+      float* column = scratch_.scores + first;
+      Vec scales = broadcast(scale);
+      const Vec old_m = load(panel.m + first);
+      Vec m = never;
+      for (int64_t j = 0; j < count; ++j) m = max(load(column + j * kPanelRows), m);
+      m = max(m * scales, old_m);
+      store(panel.m + first, m);
+      if (!all(less(max(m, zero - m), broadcast(kLargeScore)))) {
+        for (int64_t j = 0; j < count; ++j) store(column + j * kPanelRows, load(column + j * kPanelRows) * scales);
+        scales = broadcast(1.0f);
+      }
+      // A row that has seen no key: exp(-inf - 0) is 0, where exp(-inf - -inf) would be NaN.
+      const Vec base = select(equal(m, never), zero, m);
+      const Vec factor = exp_nonpositive(old_m - base);
+      Vec sums = zero;  // of this block: see add_values
+      for (int64_t j = 0; j < count; ++j) {
+        const Vec p = exp_nonpositive(fma(load(column + j * kPanelRows), scales, zero - base));
+        store(column + j * kPanelRows, p);
+        sums = sums + p;
+      }
+      store(panel.l + first, fma(load(panel.l + first), factor, sums));
+      store(scratch_.factor + first, factor);
+    }
+  }
+
+  void finish(const Panel& panel) {
+    if (tile_.partial.o != nullptr) return finish_partial(panel);
+    alignas(64) float factor[kPanelRows] = {};
+    void* outputs[kPanelRows];
+    for (int r = 0; r < panel.count; ++r) {
+      const RowEnd end = finish_row(panel.m[r], panel.l[r], panel.rows[r].sink);
+      factor[r] = end.factor;
+      outputs[r] = panel.rows[r].y;
+      if (panel.rows[r].lse != nullptr) *panel.rows[r].lse = end.lse;
+    }
+    write_rows(panel, factor, tile_.dtype, outputs);
+  }
+
+  void finish_partial(const Panel& panel) {
+    alignas(64) float factor[kPanelRows];
+    void* outputs[kPanelRows];
+    const int64_t first = panel.rows - tile_.row;
+    for (int r = 0; r < kPanelRows; ++r) factor[r] = 1;
+    for (int r = 0; r < panel.count; ++r) {
+      tile_.partial.m[first + r] = panel.m[r];
+      tile_.partial.l[first + r] = panel.l[r];
+      outputs[r] = tile_.partial.o + (first + r) * tile_.v_head_size;
+    }
+    write_rows(panel, factor, DType::kFloat, outputs);
+  }
+
+  void write_rows(const Panel& panel, const float* factor, DType dtype, void* const* outputs) {
+    for (int first = 0; first < panel.count; first += kLanes) {
+      const Vec factors = load(factor + first), zero = broadcast(0.0f);
+      const auto dead = equal(factors, zero);  // its sums may be NaN, where V is
+      const int used = panel.count - first < kLanes ? panel.count - first : kLanes;
+      for (int64_t d = 0; d < tile_.v_head_size; d += kLanes) {
+        const int64_t count = tile_.v_head_size - d < kLanes ? tile_.v_head_size - d : kLanes;
+        Vec rows[kLanes];
+        for (int64_t c = 0; c < kLanes; ++c) {
+          rows[c] = c < count ? zero_where(dead, load(panel.o + (d + c) * kPanelRows + first) * factors) : zero;
+        }
+        transpose(rows);
+        store_rows(rows, dtype, outputs + first, used, d, count);
+      }
+    }
+  }
+
+  static void store_rows(const Vec (&rows)[kLanes], DType dtype, void* const* outputs, int used, int64_t d,
+                         int64_t count) {
+    if (dtype == DType::kFloat && used == kLanes && count == kLanes) {
+      for (int r = 0; r < kLanes; ++r) store(static_cast<float*>(outputs[r]) + d, rows[r]);
+      return;
+    }
+    for (int r = 0; r < used; ++r) store_values(dtype, outputs[r], d, count, rows[r]);
+  }
+
+  const Tile& tile_;
+  const TiledScratch<Products> scratch_;
+  Products products_;
+  Panel panel_[kMaxTileRows / kPanelRows + 1];
+  int panels_ = 0;
+  KeySpan span_{0, 0};
+};
+
+}  // namespace flashonnx::cpu::FLASHONNX_ISA
