@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 from benchmarks.zoo import isolated, judge, table
-from benchmarks.zoo.run import Row, row
+from benchmarks.zoo.run import Row, kept_row, row
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -30,6 +30,9 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Files to take, as patterns such as 'bert*float32'.")] = None,
     jobs: Annotated[int, typer.Option(help="Files worked on at a time.")] = 1,
     peers: Annotated[bool, typer.Option(help="Run others' optimizers on the same files.")] = True,
+    kept: Annotated[
+        bool, typer.Option(help="Do nothing new: write what earlier runs found, and how many files they missed.")
+    ] = False,
     json_path: Annotated[Path, typer.Option("--json", help="Where everything that was found is written.")] = FOLDER
     / "zoo.json",
     document: Annotated[
@@ -40,8 +43,9 @@ def main(
     chosen = [variant for variant in variants() if not only or any(fnmatch(str(variant), pattern) for pattern in only)]
     if not chosen:
         raise typer.BadParameter(f"no file of the zoo is called {' or '.join(only or [])}")
-    rows = _rows(chosen, jobs, peers)
-    result = {"versions": {name: metadata.version(name) for name in _LIBRARIES}, "rows": rows}
+    rows = [found for variant in chosen if (found := kept_row(variant))] if kept else _rows(chosen, jobs, peers)
+    versions = {name: metadata.version(name) for name in _LIBRARIES}
+    result = {"versions": versions, "missing": len(chosen) - len(rows), "rows": rows}
     json_path.parent.mkdir(parents=True, exist_ok=True)
     write_text(json_path, json.dumps(result, indent=1))
     if document is None and not only and peers:
@@ -56,7 +60,7 @@ def main(
 def _rows(chosen: list[Variant], jobs: int, peers: bool) -> list[Row]:
     """In the zoo's order, whatever order they are done in; what is noteworthy is printed at once."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    isolated.preload("benchmarks.zoo.steps")
+    isolated.preload("benchmarks.zoo.warm")
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     rows: dict[Variant, Row] = {}

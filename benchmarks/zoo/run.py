@@ -26,18 +26,33 @@ _LIMIT = 120
 
 def row(variant: Variant, *, with_peers: bool = True) -> Row:
     """Everything about one file, or why it does not export."""
-    result: Row = {
+    if reason := _export(variant):
+        return _identity(variant) | {"not_exported": reason}
+    found = _identity(variant) | _found(variant, "flashonnx", _own_version(), partial(_compare, variant))
+    if with_peers:
+        found["peers"] = {peer: _found(variant, peer, _peer_version(), partial(_peer, variant, peer)) for peer in PEERS}
+    return found
+
+
+def kept_row(variant: Variant) -> Row | None:
+    """What earlier runs found, by whatever version of the pass; None if they did not come to this file."""
+    note = exporting.failure_note(variant)
+    if note.exists():
+        return _identity(variant) | {"not_exported": note.read_text()}
+    own = _kept(variant, "flashonnx")
+    if own is None:
+        return None
+    peers = {peer: kept["found"] for peer in PEERS if (kept := _kept(variant, peer))}
+    return _identity(variant) | own["found"] | {"outdated": own["version"] != _own_version(), "peers": peers}
+
+
+def _identity(variant: Variant) -> Row:
+    return {
         "model": variant.name,
         "implementation": variant.implementation,
         "exporter": variant.exporter,
         "dtype": variant.dtype,
     }
-    if reason := _export(variant):
-        return result | {"not_exported": reason}
-    result |= _kept(variant, "flashonnx", _own_version(), partial(_compare, variant))
-    if with_peers:
-        result["peers"] = {peer: _kept(variant, peer, _peer_version(), partial(_peer, variant, peer)) for peer in PEERS}
-    return result
 
 
 def _export(variant: Variant) -> str:
@@ -82,16 +97,22 @@ def _isolated(variant: Variant, step: Callable[..., Any], *arguments: Any) -> An
     return isolated.call(step, *arguments, log=log, cpu_seconds=_LIMIT, wall_seconds=10 * _LIMIT)
 
 
-def _kept(variant: Variant, what: str, version: str, find: Callable[[], Row]) -> Row:
+def _found(variant: Variant, what: str, version: str, find: Callable[[], Row]) -> Row:
     """What an earlier run found with this version, else what `find` finds now."""
-    path = variant.path.with_suffix(f".{what}.json")
-    if path.exists():
-        kept = json.loads(path.read_text())
-        if kept["version"] == version:
-            return kept["found"]
-    found = find()
-    write_text(path, json.dumps({"version": version, "found": found}))
-    return found
+    kept = _kept(variant, what)
+    if kept is None or kept["version"] != version:
+        kept = {"version": version, "found": find()}
+        write_text(_kept_path(variant, what), json.dumps(kept))
+    return kept["found"]
+
+
+def _kept(variant: Variant, what: str) -> Row | None:
+    path = _kept_path(variant, what)
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _kept_path(variant: Variant, what: str) -> Path:
+    return variant.path.with_suffix(f".{what}.json")
 
 
 @cache

@@ -50,12 +50,23 @@ def page(result: dict[str, Any]) -> str:
     sections = [
         _INTRODUCTION,
         f"Versions: {versions}.\n",
+        _incomplete(rows, result["missing"]),
         _summary(judge.summary(rows)),
         _left_alone(exported),
         _not_exported(rows),
         _files(exported),
     ]
-    return "\n".join(sections)
+    return "\n".join(filter(None, sections))
+
+
+def _incomplete(rows: list[Row], missing: int) -> str:
+    """What a reader must know if the page was written before a run had come to its end."""
+    notes = []
+    if missing:
+        notes.append(f"{missing} files of the zoo were not come to yet.")
+    if outdated := sum(row.get("outdated", False) for row in rows):
+        notes.append(f"{outdated} files were compared with an earlier state of flashonnx.")
+    return " ".join(notes) + "\n" if notes else ""
 
 
 def _summary(summary: Summary) -> str:

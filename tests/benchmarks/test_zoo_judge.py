@@ -79,7 +79,7 @@ def test_page_lists_every_file_once_and_every_reason():
         row(model="gpt2", only_at_exported_length=True),
         {**row(model="t5"), "not_exported": "TypeError: no"},
     ]
-    page = table.page({"versions": {"torch": "2.15"}, "rows": rows})
+    page = table.page({"versions": {"torch": "2.15"}, "missing": 0, "rows": rows})
     lines = page.splitlines()
     (bert,) = [line for line in lines if line.startswith("| bert | sdpa dynamo18 float32")]
     assert "| 1/2 | softmax, rank 3 | causal | 1e-06 | 1e-06 | 2 ✗ |" in bert
@@ -87,3 +87,11 @@ def test_page_lists_every_file_once_and_every_reason():
     assert "torch 2.15" in page
     assert "Tanh \\| at node_7" in page
     assert "| t5 | sdpa-dynamo18-float32 | TypeError: no |" in page
+
+
+def test_page_says_that_it_is_incomplete():
+    complete, outdated = row(), row(outdated=True)
+    result = {"versions": {}, "rows": [complete, outdated]}
+    assert "not come to" not in table.page(result | {"missing": 0})
+    page = table.page(result | {"missing": 3})
+    assert "3 files of the zoo were not come to yet. 1 files were compared with an earlier state" in page
