@@ -55,7 +55,7 @@ Choice choice() {
   for (Isa isa : kIsas) {
     if (std::strcmp(value, name(isa)) != 0) continue;
     if (!is_compiled(isa)) return refused(value, "this library was built without it");
-    if (!is_supported(isa)) return refused(value, "this CPU does not have it");
+    if (!is_supported(isa)) return refused(value, "this CPU or its operating system does not have it");
     choice.isa = isa;
     return choice;
   }
@@ -67,6 +67,16 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 bool is_few_rows(const Problem& problem) {
   const int64_t rows = problem.q_sequence_length * problem.group_size();
   return rows > 0 && rows <= kMaxFewRows;
+}
+
+void choose_isa(const Problem& problem, const Choice& chosen, Plan& plan) {
+  plan.isa = chosen.isa;
+  plan.why = chosen.forced ? "forced by FLASHONNX_CPU_KERNEL" : "the best instruction set of this CPU";
+  if (!is_for_bfloat16(chosen.isa)) return;
+  if (problem.dtype == DType::kBFloat16 && plan.kernel == Kernel::kTiled) return;
+  plan.isa = base(chosen.isa);
+  plan.why = chosen.forced ? "FLASHONNX_CPU_KERNEL names a set for tiles of bfloat16 only, this is what it extends"
+                           : "the best instruction set of this CPU but for tiles of bfloat16";
 }
 
 void cut_into_tiles(const Problem& problem, Plan& plan) {
@@ -153,8 +163,7 @@ Plan plan(const Problem& problem) {
     plan.why = "qk_matmul_output needs whole rows of scores";
   } else {
     plan.kernel = is_few_rows(problem) ? Kernel::kFewRows : Kernel::kTiled;
-    plan.isa = chosen.isa;
-    plan.why = chosen.forced ? "forced by FLASHONNX_CPU_KERNEL" : "the best instruction set of this CPU";
+    choose_isa(problem, chosen, plan);
     cut_into_tiles(problem, plan);
   }
   return plan;

@@ -6,6 +6,10 @@
 
 #include <initializer_list>
 #endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace flashonnx::cpu {
 namespace {
@@ -50,10 +54,34 @@ bool supports_avx512() {
   return supports_avx2() && has(saved_registers(), {5, 6, 7}) && has(cpuid(7, 0).ebx, {kF, kDq, kBw, kVl});
 }
 
+bool supports_avx512_bf16() {
+  constexpr int kBf16 = 5;  // leaf 7, subleaf 1, eax
+  return supports_avx512() && has(cpuid(7, 1).eax, {kBf16});
+}
+
+// Linux keeps the tiles of a process only once it has asked: Documentation/arch/x86/xstate.rst.
+bool may_use_tiles() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // the component's bit in XCR0
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool supports_amx() {
+  constexpr int kAmxBf16 = 22, kAmxTile = 24;  // leaf 7, edx
+  return supports_avx512_bf16() && has(saved_registers(), {17, 18}) && has(cpuid(7, 0).edx, {kAmxBf16, kAmxTile}) &&
+         may_use_tiles();
+}
+
 #else
 
 bool supports_avx2() { return false; }
 bool supports_avx512() { return false; }
+bool supports_avx512_bf16() { return false; }
+bool supports_amx() { return false; }
 
 #endif
 
@@ -61,18 +89,39 @@ bool supports_avx512() { return false; }
 
 const char* name(Isa isa) {
   switch (isa) {
+    case Isa::kAmxEmulated:
+      return "amx_emulated";
     case Isa::kGeneric:
       return "generic";
     case Isa::kAvx2:
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }
 
+Isa base(Isa isa) {
+  switch (isa) {
+    case Isa::kAmxEmulated:
+      return Isa::kGeneric;
+    case Isa::kAvx512Bf16:
+    case Isa::kAmx:
+      return Isa::kAvx512;
+    default:
+      return isa;
+  }
+}
+
+bool is_for_bfloat16(Isa isa) { return base(isa) != isa; }
+
 bool is_compiled(Isa isa) {
   switch (isa) {
+    case Isa::kAmxEmulated:
     case Isa::kGeneric:
       return true;
     case Isa::kAvx2:
@@ -87,6 +136,18 @@ bool is_compiled(Isa isa) {
 #else
       return false;
 #endif
+    case Isa::kAvx512Bf16:
+#ifdef FLASHONNX_HAS_AVX512_BF16
+      return true;
+#else
+      return false;
+#endif
+    case Isa::kAmx:
+#ifdef FLASHONNX_HAS_AMX
+      return true;
+#else
+      return false;
+#endif
   }
   return false;
 }
@@ -94,13 +155,20 @@ bool is_compiled(Isa isa) {
 bool is_supported(Isa isa) {
   static const bool avx2 = supports_avx2();
   static const bool avx512 = supports_avx512();
+  static const bool avx512_bf16 = supports_avx512_bf16();
+  static const bool amx = supports_amx();
   switch (isa) {
+    case Isa::kAmxEmulated:
     case Isa::kGeneric:
       return true;
     case Isa::kAvx2:
       return avx2;
     case Isa::kAvx512:
       return avx512;
+    case Isa::kAvx512Bf16:
+      return avx512_bf16;
+    case Isa::kAmx:
+      return amx;
   }
   return false;
 }

@@ -29,6 +29,14 @@ constexpr float kNoSink = -std::numeric_limits<float>::infinity();
 
 const KernelTable& kernels(Isa isa) {
   switch (isa) {
+#ifdef FLASHONNX_HAS_AMX
+    case Isa::kAmx:
+      return amx::kKernels;
+#endif
+#ifdef FLASHONNX_HAS_AVX512_BF16
+    case Isa::kAvx512Bf16:
+      return avx512_bf16::kKernels;
+#endif
 #ifdef FLASHONNX_HAS_AVX512
     case Isa::kAvx512:
       return avx512::kKernels;
@@ -37,6 +45,8 @@ const KernelTable& kernels(Isa isa) {
     case Isa::kAvx2:
       return avx2::kKernels;
 #endif
+    case Isa::kAmxEmulated:
+      return amx_emulated::kKernels;
     default:
       return generic::kKernels;
   }

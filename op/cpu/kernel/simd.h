@@ -19,12 +19,21 @@
 
 #include "op/cpu/kernel/tile.h"
 
-#if defined(FLASHONNX_ISA_AVX512)
+#if defined(FLASHONNX_ISA_AMX)
+#define FLASHONNX_ISA amx
+#include "op/cpu/kernel/simd_avx512.h"
+#elif defined(FLASHONNX_ISA_AVX512_BF16)
+#define FLASHONNX_ISA avx512_bf16
+#include "op/cpu/kernel/simd_avx512.h"
+#elif defined(FLASHONNX_ISA_AVX512)
 #define FLASHONNX_ISA avx512
 #include "op/cpu/kernel/simd_avx512.h"
 #elif defined(FLASHONNX_ISA_AVX2)
 #define FLASHONNX_ISA avx2
 #include "op/cpu/kernel/simd_avx2.h"
+#elif defined(FLASHONNX_ISA_AMX_EMULATED)
+#define FLASHONNX_ISA amx_emulated
+#include "op/cpu/kernel/simd_generic.h"
 #else
 #define FLASHONNX_ISA generic
 #include "op/cpu/kernel/simd_generic.h"

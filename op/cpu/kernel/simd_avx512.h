@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-namespace flashonnx::cpu::avx512 {
+namespace flashonnx::cpu::FLASHONNX_ISA {
 
 using Vec = __m512;
 using Mask = __mmask16;
@@ -83,4 +83,4 @@ inline Vec load_mask_bytes(const uint8_t* p, float otherwise) {
   return _mm512_maskz_mov_ps(_mm512_testn_epi32_mask(wide, wide), _mm512_set1_ps(otherwise));
 }
 
-}  // namespace flashonnx::cpu::avx512
+}  // namespace flashonnx::cpu::FLASHONNX_ISA

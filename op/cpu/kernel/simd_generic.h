@@ -5,7 +5,7 @@
 
 #include "op/cpu/convert.h"  // compiled for the baseline as this file is, so its inline functions may be shared
 
-namespace flashonnx::cpu::generic {
+namespace flashonnx::cpu::FLASHONNX_ISA {
 
 typedef float Vec __attribute__((vector_size(16)));
 typedef int32_t Mask __attribute__((vector_size(16)));  // all bits of a lane set, or none
@@ -74,4 +74,4 @@ inline Vec load_mask_bytes(const uint8_t* p, float otherwise) {
   return a;
 }
 
-}  // namespace flashonnx::cpu::generic
+}  // namespace flashonnx::cpu::FLASHONNX_ISA

@@ -78,7 +78,8 @@ struct TileKernel {
   int64_t (*scratch_floats)(int64_t rows, int64_t head_size, int64_t v_head_size);
 };
 
-// The kernels of one instruction set.
+// The kernels of one instruction set. Those that only multiply bfloat16 have no kernel for few rows, and a tiled one
+// for bfloat16.
 struct KernelTable {
   TileKernel tiled;     // Kernel::kTiled
   TileKernel few_rows;  // Kernel::kFewRows, for at most kMaxFewRows rows
@@ -92,6 +93,15 @@ namespace avx2 {
 extern const KernelTable kKernels;
 }
 namespace avx512 {
+extern const KernelTable kKernels;
+}
+namespace avx512_bf16 {
+extern const KernelTable kKernels;
+}
+namespace amx {
+extern const KernelTable kKernels;
+}
+namespace amx_emulated {
 extern const KernelTable kKernels;
 }
 

@@ -18,6 +18,7 @@ namespace {
 using contract::Output;
 
 constexpr unsigned kRandomCases = 400;
+constexpr unsigned kRandomBfloat16Cases = 60;
 
 double unit_in_last_place(DType dtype, double value) {
   const int bits = dtype == DType::kFloat16 ? 11 : dtype == DType::kBFloat16 ? 8 : 24;
@@ -175,6 +176,47 @@ TEST_P(Variant, IsExactOnChosenCases) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, Variant, ::testing::ValuesIn(runnable_variants()),
+                         [](const auto& info) { return info.param; });
+
+// The kernels that multiply pairs of bfloat16.
+class Bfloat16Variant : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(Bfloat16Variant, IsExactOnRandomCases) {
+  for (unsigned seed = 1; seed <= kRandomBfloat16Cases; ++seed) {
+    Case c = random_case(seed);
+    c.dtype = DType::kBFloat16;
+    check_case(c, GetParam());
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+TEST_P(Bfloat16Variant, IsExactAroundTheSizesOfTiles) {
+  for (const int64_t size : {15, 16, 17, 31, 32, 33, 63, 65, 127, 128, 129, 160}) {
+    Case c;
+    c.dtype = DType::kBFloat16;
+    c.q_sequence_length = c.kv_sequence_length = size;
+    c.head_size = size % 2 == 0 ? size : 32;  // K is copied, and read in place
+    c.v_head_size = size;
+    c.left_window_size = size % 3 == 0 ? 5 : -1;  // keys that begin inside of a tile
+    c.is_causal = true;
+    check_case(c, GetParam());
+  }
+}
+
+TEST_P(Bfloat16Variant, IsForTilesOfBfloat16) {
+  const ForcedKernel forced(GetParam());
+  Case c;
+  const auto isa_of = [](const Case& of) { return std::string(cpu::name(cpu::plan(Instance(of).problem()).isa)); };
+  c.dtype = DType::kBFloat16;
+  EXPECT_EQ(isa_of(c), GetParam());
+  c.dtype = DType::kFloat16;
+  EXPECT_NE(isa_of(c), GetParam());
+  c.dtype = DType::kBFloat16;
+  c.q_sequence_length = 1;
+  EXPECT_NE(isa_of(c), GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, Bfloat16Variant, ::testing::ValuesIn(runnable_variants(true)),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -43,10 +43,11 @@ class ForcedKernel {
   ~ForcedKernel() { unsetenv(cpu::kKernelVariable); }
 };
 
-// The SIMD variants that this machine can run.
-inline std::vector<std::string> runnable_variants() {
+// The variants that this machine can run, of all types or those for tiles of bfloat16.
+inline std::vector<std::string> runnable_variants(bool for_bfloat16 = false) {
   std::vector<std::string> names;
   for (const cpu::Isa isa : cpu::kIsas) {
+    if (cpu::is_for_bfloat16(isa) != for_bfloat16) continue;
     if (cpu::is_compiled(isa) && cpu::is_supported(isa)) names.push_back(cpu::name(isa));
   }
   return names;

@@ -319,7 +319,8 @@ TEST(Plan, RefusesUnknownAndUnsupportedKernels) {
   p.dtype = DType::kFloat;
   {
     const ForcedKernel forced("fastest");
-    EXPECT_NE(cpu::plan(p).status.message().find("allowed are naive, generic, avx2, avx512"), std::string::npos);
+    EXPECT_NE(cpu::plan(p).status.message().find("allowed are naive, amx_emulated, generic, avx2, avx512"),
+              std::string::npos);
   }
   for (const cpu::Isa isa : cpu::kIsas) {
     if (cpu::is_compiled(isa) && cpu::is_supported(isa)) continue;

@@ -17,7 +17,7 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 std::vector<Isa> runnable() {
   std::vector<Isa> isas;
   for (const Isa isa : kIsas) {
-    if (is_compiled(isa) && is_supported(isa)) isas.push_back(isa);
+    if (!is_for_bfloat16(isa) && is_compiled(isa) && is_supported(isa)) isas.push_back(isa);
   }
   return isas;
 }
