@@ -72,6 +72,8 @@ def problem(row: Row) -> str:
     """What is wrong with the fused file; empty if nothing is."""
     if "failed" in row:
         return str(row["failed"])
+    if "original_fails" in row:
+        return ""
     for kind in ("difference", "portable"):
         for padding, value in row[kind].items():
             if not _is_equal(value, row):
@@ -101,6 +103,8 @@ def remark(row: Row) -> str:
         return f"does not export: {row['not_exported']}"
     if problem(row):
         return f"WRONG: {problem(row)}"
+    if "original_fails" in row:
+        return f"the original does not run: {row['original_fails']}"
     reasons = Counter(site["reason"] for site in row["sites"] if not site["fused"])
     return "; ".join(f"{count} left alone: {reason}" for reason, count in reasons.items())
 

@@ -122,6 +122,7 @@ def _files(rows: list[Row]) -> str:
         "Sites: fused/found. Peers: attention operators made; ✗ where outputs differ or the file does not run.",
         "¹ The exporter wrote the example's length into the file: run at that length.",
         "² ONNX Runtime crashes while it optimizes the original: both were run without that.",
+        "³ ONNX Runtime refuses the original, so that there is nothing to compare with.",
         "",
         "| model | file | sites | form | mask | difference | portable | onnxscript | ORT | ORT default |",
         "|---|---|---:|---|---|---:|---:|---:|---:|---:|",
@@ -144,7 +145,9 @@ def _file(row: Row) -> str:
 
 
 def _worst(row: Row, kind: str) -> str:
-    return f"{judge.worst(row[kind]):.0e}" if kind in row else row["failed"]
+    if kind in row:
+        return f"{judge.worst(row[kind]):.0e}"
+    return row.get("failed", "³")
 
 
 def _peer(row: Row, peer: str) -> str:

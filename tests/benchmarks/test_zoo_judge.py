@@ -40,6 +40,12 @@ def test_a_file_that_fails_is_wrong():
     assert judge.problem({**row(), "failed": "killed by SIGSEGV"}) == "killed by SIGSEGV"
 
 
+def test_a_file_that_does_not_run_as_exported_is_not_wrong():
+    refused = {**row(), "original_fails": "no kernel"}
+    assert judge.problem(refused) == ""
+    assert judge.remark(refused) == "the original does not run: no kernel"
+
+
 def test_worst_of_differences():
     assert judge.worst({"none": 1e-6, "left": 2e-6}) == 2e-6
     assert math.isnan(judge.worst({"none": math.nan, "left": 2e-6}))

@@ -18,7 +18,8 @@ def _with_boxes(batch: int, length: int) -> Inputs:
 
 
 def _perceiver_inputs(batch: int, length: int) -> Inputs:
-    return {"inputs": torch.randn(batch, length, 24), "attention_mask": text(batch, length)["attention_mask"]}
+    inputs = torch.randn(batch, length, 24, generator=torch.Generator().manual_seed(length))
+    return {"inputs": inputs, "attention_mask": text(batch, length)["attention_mask"]}
 
 
 SPECS = [
