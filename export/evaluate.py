@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,75 +29,17 @@ MAX_OUTPUT_ELEMENTS = 1 << 21
 MAX_SHAPE_DATA = 64
 
 _SAME_AS_FIRST = frozenset(
-    [
-        "Abs",
-        "Cast",
-        "Ceil",
-        "Clip",
-        "Cos",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "IsInf",
-        "IsNaN",
-        "LayerNormalization",
-        "LeakyRelu",
-        "Log",
-        "LogSoftmax",
-        "Mish",
-        "Neg",
-        "Not",
-        "Reciprocal",
-        "Relu",
-        "RMSNormalization",
-        "Round",
-        "Selu",
-        "Sigmoid",
-        "SimplifiedLayerNormalization",  # ONNX Runtime writes it into the standard domain
-        "Sign",
-        "Sin",
-        "Softmax",
-        "Softplus",
-        "Sqrt",
-        "Swish",
-        "Tanh",
-        "ThresholdedRelu",
-        "Trilu",
-        "CumSum",
-        "FastGelu",
-        "BiasGelu",
-        "QuickGelu",
-    ]
+    """
+    Abs Cast Ceil Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN
+    LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not Reciprocal Relu RMSNormalization Round Selu Sigmoid
+    SimplifiedLayerNormalization Sign Sin Softmax Softplus Sqrt Swish Tanh ThresholdedRelu Trilu CumSum FastGelu
+    BiasGelu QuickGelu
+    """.split()
 )
 _BROADCAST = frozenset(
-    [
-        "Add",
-        "And",
-        "Div",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Mean",
-        "Min",
-        "Mod",
-        "Mul",
-        "Or",
-        "Pow",
-        "PRelu",
-        "Sub",
-        "Sum",
-        "Where",
-        "Xor",
-    ]
+    """
+    Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow PRelu Sub Sum Where Xor
+    """.split()
 )
 _TO_BOOL = frozenset(
     ["And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor", "Not", "IsNaN", "IsInf"]
@@ -106,9 +49,19 @@ _NOT_EVALUATED = frozenset(
 )
 
 
+@lru_cache(maxsize=4)
+def operators_of(opsets: frozenset[tuple[str, int]], ir_version: int) -> Operators:
+    """The same one for every model of these operator sets: what is known of an operator holds for all of them."""
+    return Operators(dict(opsets), ir_version)
+
+
+# So many operators with their shapes are remembered: those of hundreds of models, a few hundred bytes each.
+_REMEMBERED = 1 << 16
+
+
 @dataclass
 class Operators:
-    """Shape inference and evaluation of single nodes, shared by every trace of one model."""
+    """Shape inference and evaluation of single nodes."""
 
     opsets: dict[str, int]
     ir_version: int
@@ -122,6 +75,8 @@ class Operators:
             tuple(None if array is None else (array.dtype.str, array.shape, array.tobytes()) for array in data),
         )
         if key not in self._inferred:
+            if len(self._inferred) >= _REMEMBERED:
+                self._inferred.clear()
             self._inferred[key] = self._infer(node, types, data)
         return self._inferred[key]
 
@@ -155,6 +110,8 @@ class Operators:
     def evaluate(self, node: ir.Node, inputs: list[np.ndarray | None]) -> list[np.ndarray]:
         key = _signature(node)
         if key not in self._evaluators:
+            if len(self._evaluators) >= _REMEMBERED:
+                self._evaluators.clear()
             self._evaluators[key] = ReferenceEvaluator(_canonical(node), opsets=self.opsets)
         evaluator = self._evaluators[key]
         feeds = {f"i{index}": array for index, array in enumerate(inputs) if array is not None}
@@ -238,6 +195,9 @@ class Trace:
                 self.taken[output] = inner
 
     def _infer(self, node: ir.Node) -> list[Type | None]:
+        stored = _stored(node.outputs[0]) if node.op_type == "Constant" else None
+        if stored is not None:  # its data are part of the node, and too large to remember it by
+            return [Type(stored.dtype, tuple(stored.shape.numpy()))]
         if node.op_type in ("Gather", "GatherElements", "GatherND"):
             self._check_indices(node)
         types = [None if value is None else self.types.get(value) for value in node.inputs]
@@ -327,8 +287,8 @@ class Trace:
         if value in self.taken:
             return self._data[self.taken[value]]
         node = value.producer()
-        if value.const_value is not None and not value.is_graph_input():
-            tensor = value.const_value
+        tensor = _stored(value)
+        if tensor is not None:
             return tensor.numpy() if tensor.size <= MAX_INPUT_ELEMENTS else None
         if node is None:
             return self.feeds.get(value.name or "")
@@ -347,6 +307,14 @@ class Trace:
         except Exception:  # the reference raises whatever NumPy does; the value then counts as unknown
             return None
         return outputs[value.index() or 0]
+
+
+def _stored(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor in the file that is this value, as a weight or a Constant, if nobody can feed another."""
+    try:
+        return None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    except ValueError:  # a Constant that is broken, or of a kind that ONNX IR has no tensor for
+        return None
 
 
 def _shape_data(node: ir.Node, shape: Shape) -> np.ndarray:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from flashonnx.fusion.evaluate import Operators, Trace
+from flashonnx.fusion.evaluate import Operators, Trace, operators_of
 from flashonnx.fusion.tensor_type import SizeError, Type
 
 # One row for each trace. Dimensions that are only ever first, as batches are, stay small in all but the last; the
@@ -29,7 +29,7 @@ def trace_model(model: ir.Model) -> list[Trace]:
     Raises SizeError, with the first assignment's complaint, if no assignment is found under which the model works.
     """
     graph = model.graph
-    operators = Operators(dict(model.opset_imports), model.ir_version)
+    operators = operators_of(frozenset(model.opset_imports.items()), model.ir_version)
     complaint: SizeError | None = None
     too_small: list[Trace] | None = None
     for stretch, links in itertools.product(_STRETCHES, _links(graph)):
@@ -51,8 +51,21 @@ def trace_model(model: ir.Model) -> list[Trace]:
     raise complaint
 
 
+def free_dimensions(graph: ir.Graph) -> list[str]:
+    """Names of the dimensions of the graph's inputs that have no fixed size; those made of others aside."""
+    return list(_symbols(graph))
+
+
+def trace_at(model: ir.Model, sizes: Mapping[str, int]) -> Trace:
+    """The main graph with these sizes of its free dimensions. Raises SizeError if it does not work at them."""
+    return _trace_with(dict(sizes), model.graph, Operators(dict(model.opset_imports), model.ir_version))
+
+
 def _trace(graph: ir.Graph, operators: Operators, index: int, stretch: int, links: dict[str, str]) -> Trace:
-    sizes = _assign(_symbols(graph), index, stretch, links)
+    return _trace_with(_assign(_symbols(graph), index, stretch, links), graph, operators)
+
+
+def _trace_with(sizes: dict[str, int], graph: ir.Graph, operators: Operators) -> Trace:
     trace = Trace(operators, sizes)
     for value in graph.inputs:
         if value.shape is None or value.dtype in (None, ir.DataType.UNDEFINED):
