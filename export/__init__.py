@@ -3,8 +3,9 @@
 Imported as flashonnx.fusion. docs/fusion.md explains how it works; `fuse` and `explain` are where to start reading.
 """
 
-from flashonnx.fusion.fuse import FuseResult, NotAllFused, explain, fuse
+from flashonnx.fusion.explain import Explanation, explain
+from flashonnx.fusion.fuse import FuseResult, NotAllFused, fuse
 from flashonnx.fusion.model_io import ModelError
 from flashonnx.fusion.report import FuseReport, Site
 
-__all__ = ["FuseReport", "FuseResult", "ModelError", "NotAllFused", "Site", "explain", "fuse"]
+__all__ = ["Explanation", "FuseReport", "FuseResult", "ModelError", "NotAllFused", "Site", "explain", "fuse"]

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import onnx
 import onnx_ir as ir
@@ -14,10 +15,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from flashonnx import contract
 from flashonnx.fusion import model_io
 from flashonnx.fusion.anchors import Read, anchors, is_attention
+from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.cache import with_cache
 from flashonnx.fusion.contrib_types import import_contrib
 from flashonnx.fusion.emit import Emitter
 from flashonnx.fusion.facts import Facts, Refusal, node_name
+from flashonnx.fusion.layouts import replaced_nodes
 from flashonnx.fusion.lower import Lowered, lower
 from flashonnx.fusion.mask import MaskReader
 from flashonnx.fusion.model_io import ModelError
@@ -84,10 +87,10 @@ def fuse(
     Raises ModelError if the model cannot be read or the result not be written, and, with require_all, NotAllFused if a
     site is left alone; nothing is written then.
     """
-    say = progress or _say_nothing
+    say = progress or say_nothing
     say(0, 0, "reading the model")
     model = model_io.load(model_or_path)
-    work = _Pass(model, verify)
+    work = Pass(model, verify)
     report = work.run(say)
     if require_all and report.fused < report.total:
         raise NotAllFused(report)
@@ -111,23 +114,24 @@ def fuse(
     return result
 
 
-def _say_nothing(done: int, total: int, step: str) -> None:
+def say_nothing(done: int, total: int, step: str) -> None:
     """For callers that want no progress."""
 
 
-def explain(model_or_path: ModelLike, progress: Progress | None = None) -> FuseReport:
-    """What fuse would do, without verifying or writing anything. Raises ModelError if the model cannot be read."""
-    say = progress or _say_nothing
-    say(0, 0, "reading the model")
-    return _Pass(model_io.load(model_or_path), verify=False).run(say)
+class Watcher(Protocol):
+    """Looks on while the graph still has both: what a site was, and what it is to become."""
+
+    def fused(self, site: Site, attention: Attention, lowered: Lowered, facts: Facts) -> None: ...
+    def refused(self, site: Site, anchor: ir.Node, refusal: Refusal, facts: Facts) -> None: ...
 
 
 @dataclass
-class _Pass:
-    """One run over one model."""
+class Pass:
+    """One run over one model. watcher: told of every site as it is fused or refused."""
 
     model: ir.Model
     verify: bool
+    watcher: Watcher | None = None
     forms: dict[ir.Node, Form] = field(default_factory=dict)
 
     def run(self, say: Progress) -> FuseReport:
@@ -172,10 +176,14 @@ class _Pass:
                 site.max_abs_diff = self.verifier.verify(attention, meaning, lowered)
         except Refusal as refusal:
             site.reason = str(refusal)
+            if self.watcher is not None:
+                self.watcher.refused(site, node, refusal, self.facts)
             return site
         site.fused = True
         site.form = f"{attention.form}, rank {lowered.form.rank}"
-        site.absorbed = dict(Counter(absorbed.op_type for absorbed in attention.absorbed))
+        site.absorbed = dict(Counter(node.op_type for node in replaced_nodes(attention, lowered.layout)))
+        if self.watcher is not None:
+            self.watcher.fused(site, attention, lowered, self.facts)
         self._replace(lowered)
         return site
 

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from flashonnx.fusion.attention import Attention, is_fixed
 from flashonnx.fusion.axes import Axis
 from flashonnx.fusion.emit import layout_cost
@@ -23,6 +25,15 @@ class Layout:
     k: Place
     v: Place
     y: Place
+
+
+def replaced_nodes(attention: Attention, layout: Layout) -> list[ir.Node]:
+    """The nodes whose work the op does: those from its inputs to its output, in no order."""
+    nodes = dict.fromkeys(attention.absorbed)
+    for places, taken in ((attention.q, layout.q), (attention.k, layout.k), (attention.v, layout.v)):
+        passed = places[: places.index(taken)]
+        nodes |= dict.fromkeys(node for place in passed if (node := place.value.producer()) is not None)
+    return list(nodes)
 
 
 def choose_layout(attention: Attention, facts: Facts) -> Layout:

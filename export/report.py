@@ -17,6 +17,7 @@ class Site:
     mask: the mask's meaning ("none", "causal", "causal + padding", "bias", …).
     absorbed: nodes that the fused op replaced, by op type.
     max_abs_diff: largest absolute difference between the site before and after, on random inputs; None if not verified.
+    kernel: which kernel would run, and why; only `explain` is asked that.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Site:
     mask: str = ""
     absorbed: dict[str, int] = field(default_factory=dict)
     max_abs_diff: float | None = None
+    kernel: str = ""
 
 
 @dataclass
