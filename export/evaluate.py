@@ -28,18 +28,23 @@ MAX_OUTPUT_ELEMENTS = 1 << 21
 # Shape inference looks into data of these few elements: the shape, axes, starts and ends that nodes take as inputs.
 MAX_SHAPE_DATA = 64
 
-_SAME_AS_FIRST = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SAME_AS_FIRST = _names(
     """
     Abs Cast Ceil Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN
     LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not Reciprocal Relu RMSNormalization Round Selu Sigmoid
     SimplifiedLayerNormalization Sign Sin Softmax Softplus Sqrt Swish Tanh ThresholdedRelu Trilu CumSum FastGelu
     BiasGelu QuickGelu
-    """.split()
+    """
 )
-_BROADCAST = frozenset(
+_BROADCAST = _names(
     """
     Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow PRelu Sub Sum Where Xor
-    """.split()
+    """
 )
 _TO_BOOL = frozenset(
     ["And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor", "Not", "IsNaN", "IsInf"]
