@@ -66,7 +66,8 @@ def _rows(chosen: list[Variant], jobs: int, peers: bool) -> list[Row]:
     rows: dict[Variant, Row] = {}
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(jobs) as pool:
         task = progress.add_task("zoo", total=len(chosen))
-        pending = {pool.submit(row, variant, with_peers=peers): variant for variant in chosen}
+        quickest_first = sorted(chosen, key=lambda variant: not variant.path.exists())
+        pending = {pool.submit(row, variant, with_peers=peers): variant for variant in quickest_first}
         for done in as_completed(pending):
             variant = pending[done]
             rows[variant] = done.result()
