@@ -39,13 +39,19 @@ inline void add_row_bias(const TileRow* rows, int count, int64_t keys, float* sc
   }
 }
 
-inline void add_mask(const float* bias, int64_t count, float* scores) {
-  for (int64_t i = 0; i < count * kPanelRows; i += kLanes) store(scores + i, masked(load(scores + i), load(bias + i)));
+inline void add_mask(const float* bias, int64_t count, float scale, float* scores) {
+  for (int64_t i = 0; i < count * kPanelRows; i += kLanes) {
+    store(scores + i, masked(load(scores + i), load(bias + i), scale));
+  }
 }
 
-inline void add_shared_mask(const float* bias, int64_t count, float* scores) {
-  for (int64_t i = 0; i < count * kPanelRows; i += kLanes) {
-    store(scores + i, masked(load(scores + i), broadcast(bias[i / kPanelRows])));
+inline void add_shared_mask(const float* bias, int64_t count, float scale, float* scores) {
+  for (int64_t j = 0; j < count; ++j) {
+    const Vec value = broadcast(bias[j]);
+    for (int v = 0; v < kPanelVectors; ++v) {
+      float* score = scores + j * kPanelRows + v * kLanes;
+      store(score, masked(load(score), value, scale));
+    }
   }
 }
 

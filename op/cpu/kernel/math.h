@@ -8,32 +8,46 @@ namespace flashonnx::cpu::FLASHONNX_ISA {
 // Added to x it leaves round(x) + 127, the exponent field of 2^round(x), in the low bits of the sum: 1.5 * 2^23 + 127.
 constexpr float kRoundingShift = 12583039.0f;
 
-// e^x for x <= 0, within 2 ulp; 0 where the result would be subnormal, NaN where x is.
+constexpr float kLog2E = 1.44269504f;
+
+// 2^r for |r| <= 1/2.
+inline Vec exp2_fraction(Vec r) {
+  Vec p = broadcast(0.000153264715f);
+  p = fma(p, r, broadcast(0.00133908063f));
+  p = fma(p, r, broadcast(0.00961850584f));
+  p = fma(p, r, broadcast(0.0555035993f));
+  p = fma(p, r, broadcast(0.240226477f));
+  p = fma(p, r, broadcast(0.693147182f));
+  return fma(p, r, broadcast(1.0f));
+}
+
+// 2^x for x <= 0, within 2 ulp; 0 for x < -126.5, NaN where x is.
+inline Vec exp2_nonpositive(Vec x) {
+  const Vec shift = broadcast(kRoundingShift);
+  const Vec clamped = max(broadcast(-127.0f), x);  // whose power comes out as 0: see times_pow2
+  const Vec shifted = clamped + shift;
+  return times_pow2(exp2_fraction(clamped + (shift - shifted)), shifted);
+}
+
+// e^x for x <= 0, within 2 ulp; 0 for x < -87.69, NaN where x is.
 //
 // x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts so that r is exact (Cody and Waite 1980, section 6.2).
 inline Vec exp_nonpositive(Vec x) {
-  constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  constexpr float kSmallest = -87.3365448f;  // ln 2^-126
-  const Vec shift = broadcast(kRoundingShift);
-  const Vec shifted = fma(x, broadcast(kLog2E), shift);
+  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  const Vec shift = broadcast(kRoundingShift), log2_e = broadcast(kLog2E);
+  const Vec clamped = max(broadcast(-127 / kLog2E), x);
+  const Vec shifted = fma(clamped, log2_e, shift);
   const Vec n = shifted - shift;
-  const Vec r = fnma(n, broadcast(kLn2Low), fnma(n, broadcast(kLn2High), x));
-  Vec p = broadcast(0.00138145988f);
-  p = fma(p, r, broadcast(0.00836871658f));
-  p = fma(p, r, broadcast(0.0416683890f));
-  p = fma(p, r, broadcast(0.166665211f));
-  p = fma(p, r, broadcast(0.499999940f));
-  p = fma(p, r, broadcast(1.0f));
-  p = fma(p, r, broadcast(1.0f));
-  return zero_where(less(x, broadcast(kSmallest)), times_pow2(p, shifted));
+  const Vec r = fnma(n, broadcast(kLn2Low), fnma(n, broadcast(kLn2High), clamped));
+  return times_pow2(exp2_fraction(r * log2_e), shifted);
 }
 
 // Near 0 a polynomial in x^2, so that small results keep their relative accuracy; elsewhere (1 - e) / (1 + e) with
-// e = exp(-2|x|).
+// e = e^(-2|x|).
 inline Vec tanh(Vec x) {
   const Vec zero = broadcast(0.0f), one = broadcast(1.0f);
   const Vec magnitude = select(less(x, zero), zero - x, x);
-  const Vec e = exp_nonpositive(magnitude * broadcast(-2.0f));
+  const Vec e = exp2_nonpositive(magnitude * broadcast(-2 * kLog2E));
   const Vec far = (one - e) / (one + e);
   const Vec z = x * x;
   Vec p = broadcast(-0.00571704516f);

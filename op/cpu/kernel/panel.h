@@ -35,15 +35,40 @@ inline void clear_sums(Vec (&sums)[N][kPanelVectors]) {
   }
 }
 
+// The largest value of each column of a panel's scores.
+struct Maxima {
+  Vec of[kPanelVectors];
+};
+
+inline Maxima no_maxima() {
+  Maxima most;
+  for (int v = 0; v < kPanelVectors; ++v) most.of[v] = broadcast(-__builtin_inff());
+  return most;
+}
+
+// Of scores that were edited since they were computed.
+inline Maxima maxima_of(const float* scores, int64_t count) {
+  Maxima most = no_maxima();
+  for (int64_t j = 0; j < count; ++j) {
+    for (int v = 0; v < kPanelVectors; ++v) most.of[v] = max(load(scores + j * kPanelRows + v * kLanes), most.of[v]);
+  }
+  return most;
+}
+
 // N rows of S^T: keys' rows lie `stride` apart, q is (head_size, kPanelRows).
 template <int N>
-void score_keys(const float* keys, int64_t stride, const float* q, int64_t head_size, float* scores) {
+void score_keys(const float* keys, int64_t stride, const float* q, int64_t head_size, float* scores, Maxima& most) {
   Vec sums[N][kPanelVectors];
   clear_sums(sums);
   multiply<N>(keys, stride, 1, q, head_size, sums);
+  for (int v = 0; v < kPanelVectors; ++v) {
+    Vec m = most.of[v];  // in a register: for all the compiler knows, `scores` may be `most`
 #pragma GCC unroll 16
-  for (int n = 0; n < N; ++n) {
-    for (int v = 0; v < kPanelVectors; ++v) store(scores + n * kPanelRows + v * kLanes, sums[n][v]);
+    for (int n = 0; n < N; ++n) {
+      store(scores + n * kPanelRows + v * kLanes, sums[n][v]);
+      m = max(sums[n][v], m);
+    }
+    most.of[v] = m;
   }
 }
 
@@ -83,15 +108,17 @@ inline void with_constant(int64_t n, const Body& body) {
   }
 }
 
-// S^T of `count` keys.
-inline void score_all(const float* keys, int64_t stride, int64_t count, const float* q, int64_t head_size,
-                      float* scores) {
+// S^T of `count` keys, and its maxima.
+inline Maxima score_all(const float* keys, int64_t stride, int64_t count, const float* q, int64_t head_size,
+                        float* scores) {
+  Maxima most = no_maxima();
   for (int64_t j = 0, group; j < count; j += group) {
     group = group_of(count - j);
     with_constant<kMaxBroadcasts>(group, [&](auto n) {
-      score_keys<decltype(n)::value>(keys + j * stride, stride, q, head_size, scores + j * kPanelRows);
+      score_keys<decltype(n)::value>(keys + j * stride, stride, q, head_size, scores + j * kPanelRows, most);
     });
   }
+  return most;
 }
 
 // O^T of all v_head_size columns of V.

@@ -15,10 +15,10 @@ inline void apply_softcap(float softcap, int64_t count, float* scores) {
   for (int64_t i = 0; i < count; i += kLanes) store(scores + i, cap * tanh(load(scores + i) * inverse));
 }
 
-// -infinity forbids a key even where the score is NaN or +infinity.
-inline Vec masked(Vec score, Vec bias) {
+// scale * score + bias; a bias of -infinity forbids a key even where the score is NaN or +infinity.
+inline Vec masked(Vec score, Vec bias, float scale = 1) {
   const Vec never = broadcast(kNever);
-  return select(equal(bias, never), never, score + bias);
+  return select(equal(bias, never), never, fma(score, broadcast(scale), bias));
 }
 
 }  // namespace flashonnx::cpu::FLASHONNX_ISA

@@ -7,7 +7,8 @@
 //   max(a, b)                          b where either is NaN
 //   Mask, less, equal, both, all       lane by lane; a comparison with NaN is false
 //   select(mask, a, b), zero_where(mask, a)
-//   times_pow2(a, n)                   a * 2^k, for n = kRoundingShift + k (math.h), k in -126..127; NaN where a is
+//   times_pow2(a, n)                   a * 2^k, for n = kRoundingShift + k (math.h), k in -126..127; 0 for k = -127;
+//                                      NaN where a is
 //   sum(a)                             of the lanes
 //   transpose(rows)                    of kLanes vectors
 //   load_half, load_bfloat16, store_half, store_bfloat16, load_mask_bytes

@@ -42,9 +42,9 @@ class FloatProducts {
     v_ = load_rows(segment.v, segment.v_row_stride, skipped, keys.size(), tile_.v_head_size, scratch_.v);
   }
 
-  void score(int first, KeySpan keys, float* scores) const {
-    score_all(k_.row(keys.begin), k_.stride, keys.size(), scratch_.q + first * tile_.head_size, tile_.head_size,
-              scores);
+  Maxima score(int first, KeySpan keys, float* scores) const {
+    return score_all(k_.row(keys.begin), k_.stride, keys.size(), scratch_.q + first * tile_.head_size, tile_.head_size,
+                     scores);
   }
 
   void add_values(int, KeySpan keys, float* p, const float* factor, float* o) const {

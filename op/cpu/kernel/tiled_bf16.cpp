@@ -67,9 +67,10 @@ class PairProducts {
     transpose_values(v, segment.v_row_stride, keys.size());
   }
 
-  void score(int first, KeySpan keys, float* scores) {
+  Maxima score(int first, KeySpan keys, float* scores) {
     multiplier_.multiply(k_ + keys.begin * k_stride_, k_stride_, rounded_up(keys.size(), kRowStep),
                          scratch_.q + first * scratch_.depth / 2, scratch_.depth, scores);
+    return maxima_of(scores, keys.size());
   }
 
   void add_values(int, KeySpan keys, float* p, const float* factor, float* o) {

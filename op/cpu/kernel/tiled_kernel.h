@@ -8,7 +8,8 @@
 //   Products(tile, scratch)
 //   pack_queries(rows, count, first)      `count` rows of a panel, the tile's rows from `first` on
 //   load_block(segment, keys)             the next block: keys of `segment`
-//   score(first, keys, scores)            S^T of the panel at row `first`; `keys` count from the block's first
+//   score(first, keys, scores)            S^T of the panel at row `first`, and its Maxima; `keys` count from the block's
+//                                         first
 //   add_values(first, keys, p, factor, o) o = diag(factor) o + V^T P^T, for p laid out as scores were; p is spent
 #pragma once
 
@@ -61,8 +62,8 @@ struct TiledScratch {
   typename Products::Scratch products;
   float* o;       // (panel, v_head_size, kPanelRows)
   float* m;       // (panel, kPanelRows): row maxima
-  float* l;       // (panel, kPanelRows): row sums of exp(score - m)
-  float* factor;  // (kPanelRows): exp(old m - new m)
+  float* l;       // (panel, kPanelRows): row sums of exp(score - maximum)
+  float* factor;  // (kPanelRows): exp(old maximum - new maximum)
   float* scores;  // (key, kPanelRows), then probabilities
   float* bias;    // (key, kPanelRows), or (key) if shared
 };
@@ -134,57 +135,81 @@ class TiledKernel {
   void attend(const Panel& panel, KeySpan keys, KeySpan in_block) {
     const PanelMask mask = load_mask(tile_, panel.rows, panel.count, keys, scratch_.bias);
     if (mask == PanelMask::kNothingAllowed) return;
-    products_.score(panel.first, in_block, scratch_.scores);
-    const float scale = edit_scores(panel, keys, mask);
-    fold(panel, keys.size(), scale);
-    products_.add_values(panel.first, in_block, scratch_.scores, scratch_.factor, panel.o);
+    float* scores = scratch_.scores;
+    Maxima most = products_.score(panel.first, in_block, scores);
+    float scale = tile_.score_scale;
+    if (is_edited(panel, keys, mask)) {
+      scale = edit_scores(panel, keys, mask);
+      most = maxima_of(scores, keys.size());
+    }
+    fold(panel, keys.size(), scale, most);
+    products_.add_values(panel.first, in_block, scores, scratch_.factor, panel.o);
+  }
+
+  bool has_score_edits() const { return tile_.softcap > 0 || tile_.has_alibi || tile_.has_bias; }
+
+  bool is_edited(const Panel& panel, KeySpan keys, PanelMask mask) const {
+    return has_score_edits() || mask != PanelMask::kNone || !panel.every.contains(keys);
   }
 
   // Returns the scale that the scores still lack: the softmax applies it for nothing, unless edits came first.
   float edit_scores(const Panel& panel, KeySpan keys, PanelMask mask) {
     float* scores = scratch_.scores;
-    const bool masked = mask == PanelMask::kByRow || mask == PanelMask::kShared;
-    const bool edited = tile_.softcap > 0 || tile_.has_alibi || tile_.has_bias || masked;
-    if (edited && tile_.score_scale != 1) scale_scores(tile_.score_scale, keys.size() * kPanelRows, scores);
+    float scale = tile_.score_scale;
+    if (has_score_edits()) {
+      if (scale != 1) scale_scores(scale, keys.size() * kPanelRows, scores);
+      scale = 1;
+    }
     if (tile_.softcap > 0) apply_softcap(tile_.softcap, keys.size() * kPanelRows, scores);
     if (tile_.has_alibi) add_alibi(panel.rows, panel.count, keys, scores);
     if (tile_.has_bias) add_row_bias(panel.rows, panel.count, keys.size(), scores);
-    if (mask == PanelMask::kByRow) add_mask(scratch_.bias, keys.size(), scores);
-    if (mask == PanelMask::kShared) add_shared_mask(scratch_.bias, keys.size(), scores);
+    if (mask != PanelMask::kNone) {
+      if (mask == PanelMask::kByRow) add_mask(scratch_.bias, keys.size(), scale, scores);
+      if (mask == PanelMask::kShared) add_shared_mask(scratch_.bias, keys.size(), scale, scores);
+      scale = 1;
+    }
     if (!panel.every.contains(keys)) apply_ranges(panel.rows, panel.count, keys, scores);
-    return edited ? 1 : tile_.score_scale;
+    return scale;
   }
 
   // A score is scaled and the maximum subtracted from it in one rounding, where the maximum had two. Up to this size
-  // the difference is harmless; beyond, scores are rounded as their maximum was, or they could exceed it.
+  // the difference is harmless; beyond, scores are rounded as their maximum was, or they could exceed it, and only
+  // differences are multiplied by log2 e, which could overflow.
   static constexpr float kLargeScore = 16384;
 
-  // Scores become probabilities relative to the new row maximum; the statistics follow.
-  void fold(const Panel& panel, int64_t count, float scale) {
-    const Vec never = broadcast(kNever), zero = broadcast(0.0f);
-    for (int first = 0; first < kPanelRows; first += kLanes) {
-      float* column = scratch_.scores + first;
-      Vec scales = broadcast(scale);
-      const Vec old_m = load(panel.m + first);
-      Vec m = never;
-      for (int64_t j = 0; j < count; ++j) m = max(load(column + j * kPanelRows), m);
-      m = max(m * scales, old_m);
-      store(panel.m + first, m);
-      if (!all(less(max(m, zero - m), broadcast(kLargeScore)))) {
-        for (int64_t j = 0; j < count; ++j) store(column + j * kPanelRows, load(column + j * kPanelRows) * scales);
-        scales = broadcast(1.0f);
-      }
-      // A row that has seen no key: exp(-inf - 0) is 0, where exp(-inf - -inf) would be NaN.
+  // Scores become probabilities relative to the new row maximum; the statistics follow. Exponents are of 2.
+  void fold(const Panel& panel, int64_t count, float scale, const Maxima& most) {
+    const Vec never = broadcast(kNever), zero = broadcast(0.0f), log2_e = broadcast(kLog2E);
+    for (int v = 0; v < kPanelVectors; ++v) {
+      float* column = scratch_.scores + v * kLanes;
+      const Vec old_m = load(panel.m + v * kLanes);
+      const Vec m = max(most.of[v] * broadcast(scale), old_m);
+      // A row that has seen no key: 2^(-inf - 0) is 0, where 2^(-inf - -inf) would be NaN.
       const Vec base = select(equal(m, never), zero, m);
-      const Vec factor = exp_nonpositive(old_m - base);
+      Vec scales = broadcast(scale * kLog2E);
+      Vec minus_base = zero - base * log2_e;
+      Vec shrinking = old_m * log2_e + minus_base;
+      if (!all(less(max(m, zero - m), broadcast(kLargeScore)))) {
+        for (int64_t j = 0; j < count; ++j) {
+          float* score = column + j * kPanelRows;
+          store(score, (load(score) * broadcast(scale) - base) * log2_e);
+        }
+        scales = broadcast(1.0f);
+        minus_base = zero;
+        shrinking = (old_m - base) * log2_e;
+      }
       Vec sums = zero;  // of this block: see add_values
       for (int64_t j = 0; j < count; ++j) {
-        const Vec p = exp_nonpositive(fma(load(column + j * kPanelRows), scales, zero - base));
-        store(column + j * kPanelRows, p);
+        float* score = column + j * kPanelRows;
+        const Vec p = exp2_nonpositive(fma(load(score), scales, minus_base));
+        store(score, p);
         sums = sums + p;
       }
-      store(panel.l + first, fma(load(panel.l + first), factor, sums));
-      store(scratch_.factor + first, factor);
+      const Vec factor = exp2_nonpositive(shrinking);
+      float* l = panel.l + v * kLanes;
+      store(l, fma(load(l), factor, sums));
+      store(panel.m + v * kLanes, m);
+      store(scratch_.factor + v * kLanes, factor);
     }
   }
 

@@ -8,6 +8,7 @@ namespace flashonnx::cpu {
 struct SimdProbe {
   int lanes;
   void (*exp_nonpositive)(const float* in, float* out);  // `lanes` values each
+  void (*exp2_nonpositive)(const float* in, float* out);
   void (*tanh)(const float* in, float* out);
   void (*transpose)(float* matrix);  // lanes x lanes
   void (*load_half)(const uint16_t* in, float* out);

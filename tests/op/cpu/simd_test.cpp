@@ -22,6 +22,11 @@ std::vector<Isa> runnable() {
   return isas;
 }
 
+double ulps(float value, double exact) {
+  const int exponent = std::max(std::ilogb(exact), -126);
+  return std::abs(value - exact) / std::ldexp(1.0, exponent - 23);
+}
+
 class Simd : public ::testing::TestWithParam<Isa> {
  protected:
   const SimdProbe& probe() const {
@@ -40,25 +45,30 @@ class Simd : public ::testing::TestWithParam<Isa> {
     for (const float lane : out) EXPECT_EQ(bits_of(lane), bits_of(out[0]));
     return out[0];
   }
+
+  // Normal results from `smallest` to 0 within two ulp, 0 from `vanishing` down, and NaN of NaN.
+  void expect_exponential(void (*function)(const float*, float*), double (*exact)(double), float smallest,
+                          float vanishing) const {
+    double worst = 0;
+    for (double x = 0; x > smallest; x -= 0.00137) {
+      const auto argument = static_cast<float>(x);
+      worst = std::max(worst, ulps(apply(function, argument), exact(static_cast<double>(argument))));
+    }
+    EXPECT_LE(worst, 2.0);
+    EXPECT_EQ(apply(function, 0), 1.0f);
+    for (const float x : {vanishing, -1000.0f, std::numeric_limits<float>::lowest(), -kInf}) {
+      EXPECT_EQ(apply(function, x), 0.0f) << x;
+    }
+    EXPECT_TRUE(std::isnan(apply(function, std::nanf(""))));
+  }
 };
 
-double ulps(float value, double exact) {
-  const int exponent = std::max(std::ilogb(exact), -126);
-  return std::abs(value - exact) / std::ldexp(1.0, exponent - 23);
+TEST_P(Simd, ExpIsWithinTwoUlp) {
+  expect_exponential(probe().exp_nonpositive, [](double x) { return std::exp(x); }, -87.33f, -88.0f);
 }
 
-TEST_P(Simd, ExpIsWithinTwoUlp) {
-  double worst = 0;
-  for (double x = 0; x > -87.33; x -= 0.00137) {
-    const auto argument = static_cast<float>(x);
-    worst = std::max(worst, ulps(apply(probe().exp_nonpositive, argument), std::exp(static_cast<double>(argument))));
-  }
-  EXPECT_LE(worst, 2.0);
-  EXPECT_EQ(apply(probe().exp_nonpositive, 0), 1.0f);
-  for (const float x : {-88.0f, -1000.0f, std::numeric_limits<float>::lowest(), -kInf}) {
-    EXPECT_EQ(apply(probe().exp_nonpositive, x), 0.0f) << x;
-  }
-  EXPECT_TRUE(std::isnan(apply(probe().exp_nonpositive, std::nanf(""))));
+TEST_P(Simd, Exp2IsWithinTwoUlp) {
+  expect_exponential(probe().exp2_nonpositive, [](double x) { return std::exp2(x); }, -126.0f, -126.6f);
 }
 
 TEST_P(Simd, TanhIsWithinFourUlp) {
