@@ -1,0 +1,91 @@
+"""Whole models in ONNX Runtime on the CPU: fused, against the original with all of ONNX Runtime's own optimisations,
+against what onnxruntime.transformers.optimizer makes of it, and against PyTorch.
+
+    python benchmarks/models make                          exports the models once, and fuses them again
+    python benchmarks/models time --model gpt2 --json models.json    adds to the file what it measures
+    python benchmarks/models profile --model gpt2 --shape 1x1024     where the time of each file goes, by operator
+    python benchmarks/models table models.json             a Markdown table
+
+Weights are random; no input has padding. A contestant whose output differs from PyTorch's is not timed; the JSON file
+says by how much. All run in one process, in interleaved rounds (flashonnx.bench.timing).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import files
+import profiles
+import timings
+from table import table
+
+_FOLDER = Path(__file__).parents[2] / "build" / "models"
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    if arguments.what == "table":
+        result = json.loads(arguments.json.read_text(encoding="utf-8"))
+        print("\n".join(table(result)))
+        return 0
+    for name in arguments.model or list(files.MODELS):
+        model = files.MODELS[name]
+        if arguments.what == "make":
+            files.remove_fused(model, _FOLDER)
+        made = files.make_files(model, _FOLDER, lambda line: print(line, file=sys.stderr))
+        shapes = arguments.shape or list(model.shapes)
+        if arguments.what == "time":
+            _time(model, made, shapes, arguments)
+        elif arguments.what == "profile":
+            for shape in shapes:
+                print("\n".join(profiles.by_operator(model, made.paths, shape, arguments.threads)))
+    return 0
+
+
+def _time(model: files.Model, made: files.Files, shapes: list[files.Shape], arguments: argparse.Namespace) -> None:
+    contestants = timings.Contestants(model, made, arguments.threads)
+    for shape in shapes:
+        row = contestants.measure(shape, rounds=arguments.rounds, max_seconds=arguments.seconds)
+        print(timings.line(row))
+        if arguments.json:
+            _add(arguments.json, row, arguments.threads)
+
+
+def _add(path: Path, row: dict[str, Any], threads: int) -> None:
+    """Puts the row into the file, in place of an earlier one of the same model and shape."""
+    from flashonnx.environment import describe
+    from flashonnx.files import write_text
+
+    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+    kept = [old for old in result["rows"] if (old["model"], old["shape"]) != (row["model"], row["shape"])]
+    order = list(files.MODELS)
+    rows = sorted([*kept, row], key=lambda row: (order.index(row["model"]), row["shape"]))
+    write_text(path, json.dumps({"environment": describe(), "threads": threads, "rows": rows}, indent=2) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="what", required=True)
+    for what in ("make", "time", "profile"):
+        command = commands.add_parser(what)
+        command.add_argument("--model", choices=list(files.MODELS), action="append", help="all if not given")
+        command.add_argument("--shape", type=_shape, action="append", help="BATCHxLENGTH; the model's own if not given")
+        command.add_argument("--threads", type=int, default=2)
+        command.add_argument("--rounds", type=int, default=9)
+        command.add_argument("--seconds", type=float, default=15.0, help="for one shape; three rounds at least")
+        command.add_argument("--json", type=Path, help="a file that the rows are added to")
+    commands.add_parser("table").add_argument("json", type=Path)
+    return parser
+
+
+def _shape(text: str) -> files.Shape:
+    batch, length = text.split("x")
+    return int(batch), int(length)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
