@@ -1,20 +1,24 @@
-# tensorrt_headers: an interface target with TensorRT's headers, if they are to be had; nothing links TensorRT itself.
-set(command "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/find_trt_headers.py"
-    --cache "${PROJECT_BINARY_DIR}/tensorrt_headers")
-if(FLASHONNX_TENSORRT_INCLUDE)
-  list(APPEND command --include "${FLASHONNX_TENSORRT_INCLUDE}")
-endif()
-if(FLASHONNX_TENSORRT_VERSION)
-  list(APPEND command --version "${FLASHONNX_TENSORRT_VERSION}")
-endif()
-execute_process(COMMAND ${command} OUTPUT_VARIABLE tensorrt_include OUTPUT_STRIP_TRAILING_WHITESPACE
-                ERROR_VARIABLE reasons RESULT_VARIABLE failed)
-if(failed AND (FLASHONNX_TENSORRT_INCLUDE OR FLASHONNX_TENSORRT_VERSION))
-  message(FATAL_ERROR "${reasons}")
-elseif(failed)
-  message(STATUS "The TensorRT plugin is left out. ${reasons}")
-else()
-  message(STATUS "TensorRT headers: ${tensorrt_include}")
-  add_library(tensorrt_headers INTERFACE)
-  target_include_directories(tensorrt_headers SYSTEM INTERFACE "${tensorrt_include}")
-endif()
+# flashonnx_tensorrt_headers(TARGET VERSION): an interface target with TensorRT's headers; nothing links TensorRT itself.
+# VERSION is one of find_trt_headers.py's, or empty for what the user or the system has. Without headers there is no
+# target, and a message says why.
+function(flashonnx_tensorrt_headers target version)
+  set(command "${Python3_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/cmake/find_trt_headers.py"
+      --cache "${PROJECT_BINARY_DIR}/tensorrt_headers")
+  if(version)
+    list(APPEND command --version "${version}")
+  elseif(FLASHONNX_TENSORRT_INCLUDE)
+    list(APPEND command --include "${FLASHONNX_TENSORRT_INCLUDE}")
+  endif()
+  execute_process(COMMAND ${command} OUTPUT_VARIABLE include OUTPUT_STRIP_TRAILING_WHITESPACE
+                  ERROR_VARIABLE reasons RESULT_VARIABLE failed)
+  if(failed)
+    message(STATUS "The TensorRT plugin is left out. ${reasons}")
+    return()
+  endif()
+  message(STATUS "TensorRT headers: ${include}")
+  add_library(${target} INTERFACE)
+  target_include_directories(${target} SYSTEM INTERFACE "${include}")
+  if(FLASHONNX_CUDA_INCLUDE)
+    target_include_directories(${target} SYSTEM INTERFACE "${FLASHONNX_CUDA_INCLUDE}")
+  endif()
+endfunction()

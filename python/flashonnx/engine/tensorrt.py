@@ -130,5 +130,7 @@ def _link_rtx_library() -> None:
                 return
             try:
                 link.symlink_to(library.name)
+            except FileExistsError:  # another process was faster
+                return
             except OSError as error:
                 raise EngineError(f"TensorRT-RTX needs a link; run: ln -s {library.name} {link} ({error})") from error
