@@ -16,7 +16,7 @@ def rows(result: dict[str, Any]) -> Iterator[str]:
     """The table's lines, for the cases of topic "speed"."""
     timings, (ours, *_) = result["timings"], result["ours"]
     peers = list(dict.fromkeys(name for timing in timings for name in timing["seconds"] if name not in result["ours"]))
-    yield f"{result['environment']['cpu']}, {result['threads']} threads"
+    yield str(result["where"])
     yield ""
     yield f"| case | {' | '.join(peers)} | GFLOP/s |"
     yield f"|---|{'---:|' * (len(peers) + 1)}"

@@ -19,6 +19,10 @@ from flashonnx.runtime import session
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
+class RefusedError(Exception):
+    """A contestant finds out, only when it is prepared, that it cannot compute a case; the message says why."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A contestant with its inputs in place: `run` computes, `output` fetches the last result as (B, H, S, D)."""
@@ -31,13 +35,15 @@ class Prepared:
 class Contestant:
     """One implementation. `ORT Attention` is ONNX's op at opset 23, MHA and GQA are com.microsoft's.
 
-    `refuses(case)` says why it cannot compute a case, or nothing; `prepare(case, inputs, threads)` builds it.
+    `refuses(case)` says why it cannot compute a case, or nothing; `prepare(case, inputs, threads)` builds it, and may
+    raise RefusedError. `builds_scores`: it holds the q_sequence_length x kv_sequence_length matrix.
     """
 
     name: str
     refuses: Callable[[Case], str]
     prepare: Callable[[Case, Arrays, int], Prepared]
     is_ours: bool = False
+    builds_scores: bool = False
 
 
 def _onnx_contestant(
@@ -47,19 +53,20 @@ def _onnx_contestant(
     *,
     rank: int = 4,
     is_ours: bool = False,
+    builds_scores: bool = False,
 ) -> Contestant:
     def prepare(case: Case, inputs: Arrays, threads: int) -> Prepared:
         runtime = _session(graph(case), threads)
         binding = runtime.io_binding()
         for name, array in zip("qkv", inputs, strict=True):
-            binding.bind_ortvalue_input(name, to_ort(_as_rank(array, rank)))
+            binding.bind_ortvalue_input(name, to_ort(as_rank(array, rank)))
         binding.bind_output("y", "cpu")
         return Prepared(
             run=lambda: runtime.run_with_iobinding(binding),
-            output=lambda: _as_heads(from_ort(binding.get_outputs()[0]), case),
+            output=lambda: as_heads(from_ort(binding.get_outputs()[0]), case),
         )
 
-    return Contestant(name, refuses, prepare, is_ours)
+    return Contestant(name, refuses, prepare, is_ours, builds_scores)
 
 
 def _session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
@@ -98,7 +105,7 @@ def _torch_sdpa(case: Case, q: Any, k: Any, v: Any) -> Any:
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=case.is_causal, enable_gqa=is_grouped)
 
 
-def _as_rank(array: np.ndarray, rank: int) -> np.ndarray:
+def as_rank(array: np.ndarray, rank: int) -> np.ndarray:
     """(B, H, S, D) as it is, or as (B, S, H*D)."""
     if rank == 4:
         return array
@@ -106,7 +113,7 @@ def _as_rank(array: np.ndarray, rank: int) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(0, 2, 1, 3)).reshape(batch, length, heads * size)
 
 
-def _as_heads(array: np.ndarray, case: Case) -> np.ndarray:
+def as_heads(array: np.ndarray, case: Case) -> np.ndarray:
     """(B, H, S, D) of either layout."""
     if array.ndim == 4:
         return array
@@ -143,23 +150,8 @@ CPU = (
     _onnx_contestant(OURS, graphs.flash_attention, _anything, is_ours=True),
     _torch_contestant("flashonnx torch", _flashonnx_op, is_ours=True),
     _torch_contestant("torch SDPA", _torch_sdpa),
-    _onnx_contestant("ORT Attention", graphs.attention, _no_bfloat16),
+    _onnx_contestant("ORT Attention", graphs.attention, _no_bfloat16, builds_scores=True),
     _onnx_contestant("ORT MHA", graphs.multi_head_attention, _equal_heads, rank=3),
-    _onnx_contestant("ORT GQA", graphs.group_query_attention, _grouped_and_causal, rank=3),
-    _onnx_contestant("ORT unfused", graphs.unfused, _equal_heads),
+    _onnx_contestant("ORT GQA", graphs.group_query_attention, _grouped_and_causal, rank=3, builds_scores=True),
+    _onnx_contestant("ORT unfused", graphs.unfused, _equal_heads, builds_scores=True),
 )
-CONTESTANTS: dict[str, tuple[Contestant, ...]] = {"cpu": CPU}
-
-
-def find_contestants(device: str, names: list[str] | None = None) -> list[Contestant]:
-    """Those of a device, or of these only the named ones and ours.
-
-    Raises:
-        ValueError: a name is not among them.
-    """
-    known = CONTESTANTS[device]
-    unknown = set(names or ()) - {contestant.name for contestant in known}
-    if unknown:
-        listed = ", ".join(repr(contestant.name) for contestant in known)
-        raise ValueError(f"no contestant {', '.join(map(repr, sorted(unknown)))}; there are {listed}")
-    return [c for c in known if names is None or c.name in names or c.name == OURS]

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from flashonnx.bench import traffic
-from flashonnx.bench.cases import SCALING_CASE, SCALING_LENGTHS, SPEED_CASES, Case, random_inputs, with_options
-from flashonnx.bench.contestants import CONTESTANTS, Arrays, Contestant, Prepared, find_contestants
+from flashonnx.bench import cuda, dram, traffic
+from flashonnx.bench.cases import SCALING_LENGTHS, Case, random_inputs
+from flashonnx.bench.contestants import Arrays, Contestant, Prepared, RefusedError
+from flashonnx.bench.devices import Device, find_device
 from flashonnx.bench.exactness import float64_attention
 from flashonnx.bench.memory import ChildError, in_child, is_supported
 from flashonnx.bench.result import BenchResult, Exactness, Memory, Timing
-from flashonnx.bench.timing import interleave
 from flashonnx.environment import cpu_count, describe
 from flashonnx.validation.compare import difference
 
-TOPICS = ("speed", "scaling", "memory", "exactness", "traffic")
-# Contestants that build the N x N scores are left out where one such matrix would take more.
-MAX_SCORE_BYTES = 2 << 30
 # Per case; three rounds are always run.
 MAX_SECONDS = 30.0
 # Longer problems are not checked against float64, which takes minutes there.
 MAX_EXACTNESS_LENGTH = 4096
-
-_BUILDS_SCORES = {"ORT Attention", "ORT GQA", "ORT unfused"}
 
 Progress = Callable[[str], None]
 
@@ -37,109 +32,151 @@ def bench(
     lengths: Sequence[int] = SCALING_LENGTHS,
     contestants: list[str] | None = None,
     device: str = "cpu",
+    dtype: str | None = None,
+    causal: bool | None = None,
     threads: int | None = None,
     rounds: int = 7,
     progress: Progress | None = None,
 ) -> BenchResult:
-    """Measures flashonnx and its peers on one machine, in one process, with the same number of threads.
+    """Measures flashonnx and its peers on one machine, in one process, in interleaved rounds.
 
     Args:
-        topics: any of TOPICS. "speed": time of each case. "scaling": time over `lengths`. "memory": peak memory over
-            `lengths`, each call in a process of its own. "exactness": largest error of each case against float64.
-            "traffic": bytes moved over `lengths`, computed by a cache simulation.
-        cases: attention problems for speed and exactness; SPEED_CASES in float32, full and causal, if None.
-        lengths: sequence lengths for scaling, memory and traffic, at batch 1, 8 heads, head size 64.
+        topics: any of the device's topics and suites. "speed": time of each case. "scaling": time over `lengths`.
+            "exactness": largest error of each case against float64. On the CPU, "memory": peak memory over `lengths`,
+            each call in a process of its own; "traffic": bytes moved over `lengths`, computed by a cache simulation.
+            On a GPU, "profile": DRAM bytes over `lengths`, measured by ncu.
+        cases: attention problems for speed and exactness; the named suites' in `dtype`, or all suites', if None.
+        lengths: sequence lengths for scaling, memory, traffic and profile, of the device's scaling case.
         contestants: names of peers; all of the device's if None.
-        device: a key of CONTESTANTS.
-        threads: for every contestant; the CPUs of this process if None.
+        device: a key of DEVICES.
+        dtype: of the suites; the device's own if None.
+        causal: of the suites, only causal or only full cases; both if None.
+        threads: for every contestant on the CPU; the CPUs of this process if None.
         rounds: measurements of each contestant a case, fewer (but three at least) once a case takes MAX_SECONDS.
         progress: called with a line before each step.
 
     Raises:
-        ValueError: an unknown topic, contestant or device.
+        ValueError: an unknown topic, contestant or device, or one that cannot be used here.
     """
-    unknown = set(topics) - set(TOPICS)
+    where = find_device(device)
+    known = {*where.topics, *where.suites}
+    unknown = set(topics) - known
     if unknown:
-        raise ValueError(f"no topic {', '.join(sorted(unknown))}; there are {', '.join(TOPICS)}")
-    if device not in CONTESTANTS:
-        raise ValueError(f"no device {device!r}; there is {', '.join(CONTESTANTS)}")
-    say = progress or (lambda line: None)
-    threads = threads or cpu_count()
-    cases = with_options(SPEED_CASES) if cases is None else cases
-    field = find_contestants(device, contestants)
-    result = BenchResult(describe(), device, threads, ours={c.name for c in field if c.is_ours})
+        raise ValueError(f"no topic {', '.join(sorted(unknown))} on {device}; there are {', '.join(sorted(known))}")
+    if "profile" in topics and dram.why_not():
+        raise ValueError(dram.why_not())
+    field = where.find_contestants(contestants)
+    cases = _suites(where, topics, dtype or where.dtype, causal) if cases is None else cases
+    if device == "cpu" and any(case.mask != "none" for case in cases):
+        raise ValueError("masks are timed on GPUs only")
+    run = _Run(where, field, threads or cpu_count(), rounds, progress or (lambda line: None))
+    environment = describe() | (cuda.describe() if device == "cuda" else {})
+    result = BenchResult(environment, device, run.threads, ours={c.name for c in field if c.is_ours})
 
-    if "speed" in topics:
-        result.timings = [_time(case, field, threads, rounds, say) for case in cases]
+    if "speed" in topics or set(topics) & set(where.suites):
+        result.timings = [run.time(case) for case in cases]
     if "scaling" in topics:
-        result.scaling = [_time(case, field, threads, rounds, say) for case in _over(lengths)]
+        result.scaling = [run.time(case) for case in _over(where.scaling_case, lengths)]
     if "memory" in topics:
-        _measure_memory(lengths, field, result, say)
+        _measure_memory(lengths, run, result)
     if "exactness" in topics:
         short = [case for case in cases if case.kv_sequence_length <= MAX_EXACTNESS_LENGTH]
-        result.exactness = [_measure_error(case, field, threads, say) for case in short]
+        result.exactness = [run.measure_error(case) for case in short]
     if "traffic" in topics:
-        say("traffic: simulating")
+        run.say("traffic: simulating")
         result.traffic_cache_bytes = traffic.l2_cache_bytes()
-        result.traffic = [traffic.simulate(length, SCALING_CASE.head_size) for length in lengths]
+        result.traffic = [traffic.simulate(length, where.scaling_case.head_size) for length in lengths]
+    if "profile" in topics:
+        result.dram = [run.profile(where.scaling_case.with_length(length)) for length in lengths]
     return result
 
 
-def _over(lengths: Sequence[int]) -> list[Case]:
-    cases = [SCALING_CASE.with_length(length) for length in lengths]
+def _suites(device: Device, topics: Sequence[str], dtype: str, causal: bool | None) -> list[Case]:
+    """The cases of the suites that are named, or of all."""
+    named = [name for name in device.suites if name in topics] or list(device.suites)
+    cases = [case for name in named for case in device.suites[name](dtype)]
+    return [case for case in cases if causal is None or case.is_causal == causal]
+
+
+def _over(case: Case, lengths: Sequence[int]) -> list[Case]:
+    cases = [case.with_length(length) for length in lengths]
     return cases + [replace(case, is_causal=True) for case in cases]
 
 
-def _time(case: Case, field: Sequence[Contestant], threads: int, rounds: int, say: Progress) -> Timing:
-    say(f"time: {case}")
-    prepared, refused = _prepare(case, field, random_inputs(case), threads)
-    functions = {name: contestant.run for name, contestant in prepared.items()}
-    return Timing(case, interleave(functions, rounds=rounds, max_seconds=MAX_SECONDS), refused)
+@dataclass(frozen=True)
+class _Run:
+    """One benchmark: who takes part, and how."""
+
+    device: Device
+    field: list[Contestant]
+    threads: int
+    rounds: int
+    say: Progress
+
+    def time(self, case: Case) -> Timing:
+        self.say(f"time: {case}")
+        prepared, refused = self._prepare(case, random_inputs(case))
+        functions = {name: contestant.run for name, contestant in prepared.items()}
+        times = self.device.interleave(functions, rounds=self.rounds, max_seconds=MAX_SECONDS)
+        return Timing(case, times, refused)
+
+    def measure_error(self, case: Case) -> Exactness:
+        self.say(f"error: {case}")
+        inputs = random_inputs(case)
+        truth = float64_attention(case, *inputs)
+        prepared, _ = self._prepare(case, inputs)
+        errors = {}
+        for name, contestant in prepared.items():
+            contestant.run()
+            errors[name] = difference(np.asarray(contestant.output(), np.float64), truth).max_abs
+        return Exactness(case, errors)
+
+    def profile(self, case: Case) -> dram.DramTraffic:
+        measured, refused = {}, {}
+        for contestant in self.field:
+            self.say(f"profile: {case}, {contestant.name}")
+            reason = self.refusal(contestant, case)
+            if not reason:
+                try:
+                    measured[contestant.name] = dram.measure(case, contestant.name)
+                except dram.ProfileError as error:
+                    reason = str(error)
+            if reason:
+                refused[contestant.name] = reason
+        return dram.DramTraffic(case, dram.least_bytes(case), dram.standard_bytes(case), measured, refused)
+
+    def refusal(self, contestant: Contestant, case: Case) -> str:
+        """Why a contestant is not even prepared for a case; empty: it is."""
+        score_bytes = 4 * case.batch_size * case.q_num_heads * case.q_sequence_length * case.kv_sequence_length
+        if contestant.builds_scores and score_bytes > self.device.max_score_bytes:
+            return f"its scores alone take {score_bytes / (1 << 30):.1f} GiB"
+        return contestant.refuses(case)
+
+    def _prepare(self, case: Case, inputs: Arrays) -> tuple[dict[str, Prepared], dict[str, str]]:
+        """Those that can compute the case, ready to run; and why the others cannot."""
+        prepared, refused = {}, {}
+        for contestant in self.field:
+            reason = self.refusal(contestant, case)
+            if not reason:
+                try:
+                    prepared[contestant.name] = contestant.prepare(case, inputs, self.threads)
+                except RefusedError as error:
+                    reason = str(error)
+            if reason:
+                refused[contestant.name] = reason
+        return prepared, refused
 
 
-def _measure_error(case: Case, field: Sequence[Contestant], threads: int, say: Progress) -> Exactness:
-    say(f"error: {case}")
-    inputs = random_inputs(case)
-    truth = float64_attention(case, *inputs)
-    prepared, _ = _prepare(case, field, inputs, threads)
-    errors = {}
-    for name, contestant in prepared.items():
-        contestant.run()
-        errors[name] = difference(np.asarray(contestant.output(), np.float64), truth).max_abs
-    return Exactness(case, errors)
-
-
-def _prepare(
-    case: Case, field: Sequence[Contestant], inputs: Arrays, threads: int
-) -> tuple[dict[str, Prepared], dict[str, str]]:
-    """Those that can compute the case, ready to run; and why the others cannot."""
-    prepared, refused = {}, {}
-    for contestant in field:
-        reason = _refusal(contestant, case)
-        if reason:
-            refused[contestant.name] = reason
-        else:
-            prepared[contestant.name] = contestant.prepare(case, inputs, threads)
-    return prepared, refused
-
-
-def _refusal(contestant: Contestant, case: Case) -> str:
-    score_bytes = 4 * case.batch_size * case.q_num_heads * case.q_sequence_length * case.kv_sequence_length
-    if contestant.name in _BUILDS_SCORES and score_bytes > MAX_SCORE_BYTES:
-        return f"its scores alone take {score_bytes / (1 << 30):.1f} GiB"
-    return contestant.refuses(case)
-
-
-def _measure_memory(lengths: Sequence[int], field: Sequence[Contestant], result: BenchResult, say: Progress) -> None:
+def _measure_memory(lengths: Sequence[int], run: _Run, result: BenchResult) -> None:
     if not is_supported():
         result.notes.append("peak memory is not measured: it needs Linux's /proc")
         return
     for length in lengths:
-        case = SCALING_CASE.with_length(length)
+        case = run.device.scaling_case.with_length(length)
         peaks, refused = {}, {}
-        for contestant in field:
-            say(f"memory: {case}, {contestant.name}")
-            reason = _refusal(contestant, case)
+        for contestant in run.field:
+            run.say(f"memory: {case}, {contestant.name}")
+            reason = run.refusal(contestant, case)
             if not reason:
                 request = {
                     "case": asdict(case),

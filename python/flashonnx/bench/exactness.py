@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from flashonnx.bench.cases import Case
+from flashonnx.bench.cases import Case, random_mask
 
 _ROWS = 256  # query rows at a time, so that the float64 scores stay small
 
@@ -16,6 +16,7 @@ def float64_attention(case: Case, q: np.ndarray, k: np.ndarray, v: np.ndarray) -
     result = np.empty((*q.shape[:3], v.shape[3]), np.float64)
     group = case.q_num_heads // case.kv_num_heads
     keys = np.arange(case.kv_sequence_length)
+    mask = random_mask(case)
     for batch, head in np.ndindex(case.batch_size, case.q_num_heads):
         key = k[batch, head // group].astype(np.float64)
         value = v[batch, head // group].astype(np.float64)
@@ -24,6 +25,13 @@ def float64_attention(case: Case, q: np.ndarray, k: np.ndarray, v: np.ndarray) -
             scores = rows @ key.T / math.sqrt(case.head_size)
             if case.is_causal:
                 scores[keys > np.arange(start, start + len(rows))[:, None]] = -np.inf
+            if mask is not None:
+                scores = _masked(scores, mask[0, 0, start : start + len(rows)])
             scores = np.exp(scores - scores.max(axis=1, keepdims=True))
             result[batch, head, start : start + len(rows)] = scores @ value / scores.sum(axis=1, keepdims=True)
     return result
+
+
+def _masked(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """With a mask's rows applied: bool, where false disallows, or added."""
+    return np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask.astype(np.float64)

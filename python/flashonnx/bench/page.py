@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashonnx.bench.cases import SCALING_CASE
+from flashonnx.bench.cases import SCALING_CASE, Case
 from flashonnx.bench.result import BenchResult, Timing
 from flashonnx.report import Series, line_plot, render_page
 
@@ -21,12 +21,11 @@ def columns(timings: list[Timing]) -> list[str]:
 def plots(result: BenchResult, *, standalone: bool = False) -> dict[str, str]:
     """SVG by file stem, for what was measured."""
     figures = {}
-    shape = f"B{SCALING_CASE.batch_size} H{SCALING_CASE.q_num_heads} D{SCALING_CASE.head_size}, float32"
     for is_causal, kind in ((False, "full"), (True, "causal")):
         timings = [timing for timing in result.scaling if timing.case.is_causal == is_causal]
         if timings:
             figures[f"time_{kind}"] = line_plot(
-                f"Time of one attention, {kind} ({shape}, {result.threads} threads)",
+                f"Time of one attention, {kind} ({_shape(timings[0].case)}; {result.where})",
                 [_over_length(timings, name) for name in columns(timings)],
                 x_label="sequence length N",
                 y_label="milliseconds",
@@ -34,7 +33,7 @@ def plots(result: BenchResult, *, standalone: bool = False) -> dict[str, str]:
             )
     if result.memory:
         figures["memory"] = line_plot(
-            f"Peak memory above inputs and output ({shape})",
+            f"Peak memory above inputs and output ({_shape(result.memory[0].case)})",
             _memory_series(result),
             x_label="sequence length N",
             y_label="MiB",
@@ -52,7 +51,33 @@ def plots(result: BenchResult, *, standalone: bool = False) -> dict[str, str]:
             y_label="MiB moved",
             standalone=standalone,
         )
+    if result.dram:
+        figures["dram"] = line_plot(
+            f"DRAM traffic of one attention ({_shape(result.dram[0].case)}; {result.where})",
+            _dram_series(result),
+            x_label="sequence length N",
+            y_label="MiB moved",
+            standalone=standalone,
+        )
     return figures
+
+
+def _shape(case: Case) -> str:
+    return f"B{case.batch_size} H{case.q_num_heads} D{case.head_size}, {case.dtype}"
+
+
+def _dram_series(result: BenchResult) -> list[Series]:
+    """What was measured, and dashed what the formulas say."""
+    series = []
+    for name in dict.fromkeys(name for point in result.dram for name in point.measured):
+        points = [point for point in result.dram if name in point.measured]
+        lengths = [point.case.q_sequence_length for point in points]
+        series.append(Series(name, lengths, [point.measured[name] / 2**20 for point in points]))
+    lengths = [point.case.q_sequence_length for point in result.dram]
+    flash, standard = ([getattr(point, kind) / 2**20 for point in result.dram] for kind in ("flash", "standard"))
+    series.append(Series("Q, K, V and output once", lengths, flash, dashed=True))
+    series.append(Series("and the scores four times", lengths, standard, dashed=True))
+    return series
 
 
 def _over_length(timings: list[Timing], name: str) -> Series:

@@ -10,6 +10,7 @@ from typing import Any
 
 from flashonnx.bench.cases import Case
 from flashonnx.bench.contestants import OURS
+from flashonnx.bench.dram import DramTraffic
 from flashonnx.bench.timing import Times, median_ratio
 from flashonnx.bench.traffic import Traffic
 from flashonnx.files import write_text
@@ -29,6 +30,10 @@ class Timing:
     def gflops(self, name: str = OURS) -> float:
         """Useful ones a second, at the median time."""
         return self.case.flops / self.median(name) / 1e9
+
+    def gbytes(self, name: str = OURS) -> float:
+        """Inputs and output a second, each moved once, at the median time; in decoding what counts."""
+        return (self.case.input_bytes + self.case.output_bytes) / self.median(name) / 1e9
 
     def ratio(self, name: str) -> float:
         """The contestant's time over ours, in rounds: above 1 we are faster."""
@@ -57,9 +62,18 @@ class Exactness:
     max_abs_error: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Summary:
+    """A contestant's time over ours, over the cases in which it took part."""
+
+    geometric_mean: float
+    least: float
+    cases: int
+
+
 @dataclass
 class BenchResult:
-    """All that one run of the benchmark measured (timings, memory, exactness) or computed (traffic)."""
+    """All that one run of the benchmark measured (timings, memory, exactness, dram) or computed (traffic)."""
 
     environment: dict[str, object]
     device: str
@@ -71,17 +85,39 @@ class BenchResult:
     exactness: list[Exactness] = field(default_factory=list)
     traffic: list[Traffic] = field(default_factory=list)
     traffic_cache_bytes: int = 0
+    dram: list[DramTraffic] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """What it was measured on."""
+        gpu = self.environment.get("gpu")
+        return str(gpu) if gpu else f"{self.environment['cpu']}, {self.threads} threads"
+
+    def summary(self) -> dict[str, Summary]:
+        """Of each peer, over the timed cases."""
+        ratios: dict[str, list[float]] = {}
+        for timing in self.timings:
+            for name in timing.seconds:
+                if name not in self.ours:
+                    ratios.setdefault(name, []).append(timing.ratio(name))
+        return {
+            name: Summary(statistics.geometric_mean(values), min(values), len(values))
+            for name, values in ratios.items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The result in JSON's types, derived figures included."""
         data = asdict(self)
         data["ours"] = sorted(self.ours)
+        data["where"] = self.where
+        data["summary"] = {name: asdict(summary) for name, summary in self.summary().items()}
         for key in ("timings", "scaling"):
             for entry, timing in zip(data[key], getattr(self, key), strict=True):
                 entry["name"] = str(timing.case)
                 entry["median_seconds"] = {name: timing.median(name) for name in timing.seconds}
                 entry["gflops"] = {name: timing.gflops(name) for name in timing.seconds}
+                entry["gbytes"] = {name: timing.gbytes(name) for name in timing.seconds}
                 entry["time_over_ours"] = {name: timing.ratio(name) for name in timing.seconds}
                 entry["fastest_peer"] = timing.fastest_peer(self.ours)
         return data

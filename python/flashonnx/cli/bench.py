@@ -23,11 +23,15 @@ from flashonnx.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from flashonnx.bench.dram import DramTraffic
     from flashonnx.bench.result import BenchResult, Timing
 
 app = typer.Typer(add_completion=False)
 
-TOPICS_HELP = "speed, scaling, memory, exactness, traffic, or all. [default: speed]"
+TOPICS_HELP = (
+    "speed, scaling, exactness, or all; on the CPU also memory and traffic; on CUDA also parts of speed: prefill, "
+    "decode, grouped, masks. [default: speed]"
+)
 
 
 @app.command()
@@ -35,10 +39,15 @@ def bench(
     topics: Annotated[list[str] | None, typer.Argument(help=TOPICS_HELP)] = None,
     case: Annotated[list[str] | None, typer.Option(help=CASE_HELP)] = None,
     causal: Annotated[bool | None, typer.Option("--causal/--full", help="Only causal, or only full attention.")] = None,
-    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "float32",
-    length: Annotated[list[int] | None, typer.Option(help="Of scaling, memory and traffic; repeatable.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help=DTYPE_HELP + " [default: float32 on the CPU, bfloat16 on CUDA]")
+    ] = None,
+    length: Annotated[list[int] | None, typer.Option(help="Of all topics over length; repeatable.")] = None,
     against: Annotated[list[str] | None, typer.Option(help="A peer, repeatable. [default: all]")] = None,
-    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to run: cpu or cuda.")] = "cpu",
+    profile: Annotated[
+        bool, typer.Option("--profile", help="On CUDA: measure DRAM bytes over length with Nsight Compute's ncu.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Of every contestant. [default: all CPUs]")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each contestant.")] = 7,
     json: Annotated[str | None, typer.Option(help=JSON_HELP)] = None,
@@ -48,19 +57,23 @@ def bench(
     """Time the op against PyTorch's and ONNX Runtime's attention; measure memory and error."""
     check_folder(json, html, plots)
     with exit_codes():
-        from flashonnx.bench.cases import SCALING_LENGTHS, SPEED_CASES, with_options
-        from flashonnx.bench.core import TOPICS
+        from flashonnx.bench.cases import SCALING_LENGTHS, with_options
         from flashonnx.bench.core import bench as run
+        from flashonnx.bench.devices import find_device
 
-        chosen = topics or ["speed"]
         try:
+            where = find_device(device)
+            chosen = [*(topics or ([] if profile else ["speed"])), *(["profile"] if profile else [])]
+            measured_here = [topic for topic in where.topics if topic != "profile" or profile]
             with progress("benchmarking", is_long=True) as say:
                 result = run(
-                    TOPICS if "all" in chosen else chosen,
-                    cases=with_options(case or SPEED_CASES, causal=causal, dtype=dtype),
+                    measured_here if "all" in chosen else chosen,
+                    cases=with_options(case, causal=causal, dtype=dtype or where.dtype) if case else None,
                     lengths=sorted(length or SCALING_LENGTHS),
                     contestants=against,
                     device=device,
+                    dtype=dtype,
+                    causal=causal,
                     threads=threads,
                     rounds=rounds,
                     progress=say,
@@ -79,10 +92,16 @@ def bench(
 
 def _print(result: BenchResult) -> None:
     out = console()
-    out.print(f"{result.environment['cpu']}, {result.threads} threads", highlight=False)
+    out.print(result.where, highlight=False)
     for title, timings in (("time", result.timings), ("time over length", result.scaling)):
         if timings:
             out.print(_time_table(f"{title}: milliseconds, and in brackets time over ours", timings))
+    for name, summary in result.summary().items():
+        out.print(
+            f"{name}: time over ours {summary.geometric_mean:.2f} (geometric mean), {summary.least:.2f} (least), "
+            f"{summary.cases} cases",
+            highlight=False,
+        )
     if result.memory:
         peaks = {str(memory.case): memory.peak_bytes for memory in result.memory}
         out.print(_table("peak memory above inputs and output, MiB", peaks, lambda peak: f"{peak / 2**20:.1f}"))
@@ -96,15 +115,22 @@ def _print(result: BenchResult) -> None:
             for point in result.traffic
         }
         out.print(_table(title, moved, lambda size: f"{size / 2**20:.1f}"))
+    if result.dram:
+        bytes_moved = {str(point.case): point.measured | _formulas(point) for point in result.dram}
+        out.print(_table("DRAM traffic, MiB, by ncu", bytes_moved, lambda size: f"{size / 2**20:.1f}"))
     for note in result.notes:
         out.print(f"note: {note}", highlight=False)
+
+
+def _formulas(point: DramTraffic) -> dict[str, int]:
+    return {"Q, K, V and output once": point.flash, "and the scores four times": point.standard}
 
 
 def _time_table(title: str, timings: list[Timing]) -> Any:
     rows = {}
     for timing in timings:
-        cells = {name: f"{timing.median(name) * 1e3:.2f} ({timing.ratio(name):.2f})" for name in timing.seconds}
-        rows[str(timing.case)] = cells | {"our GFLOP/s": f"{timing.gflops():.0f}"}
+        cells = {name: f"{timing.median(name) * 1e3:.4g} ({timing.ratio(name):.2f})" for name in timing.seconds}
+        rows[str(timing.case)] = cells | {"our GFLOP/s": f"{timing.gflops():.0f}", "our GB/s": f"{timing.gbytes():.0f}"}
     return _table(title, rows, str)
 
 
