@@ -1,4 +1,4 @@
-"""examples/tensorrt_cpp: built against TensorRT-RTX's package and a CUDA toolkit, and run where there is a GPU."""
+"""examples/tensorrt_cpp, built against TensorRT-RTX's package and a CUDA toolkit, and examples/tensorrt_tools."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 
 import flashonnx
@@ -59,6 +60,53 @@ def test_bad_arguments_are_told(program: Path) -> None:
     missing = run(program, "no.engine", "/no_such_plugin.so")
     assert missing.returncode == 1
     assert "error: " in missing.stderr
+
+
+def test_polygraphys_network_has_the_plugins_layer(tmp_path: Path) -> None:
+    """As Polygraphy calls it, with TensorRT-RTX; what it then does with the network needs a GPU."""
+    for module in ("polygraphy", "tensorrt_rtx"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}")
+    try:
+        plugin = flashonnx.get_plugin_path()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    onnx.save(node_model({name: ("float16", [2, 4, 64, 32]) for name in "QKV"}), tmp_path / "model.onnx")
+    script = (
+        "from polygraphy_network import load_network; network = load_network()[1]; "
+        "print([network.get_layer(i).type.name for i in range(network.num_layers)])"
+    )
+    environment = {
+        **os.environ,
+        "MODEL": str(tmp_path / "model.onnx"),
+        "FLASHONNX_PLUGIN": plugin,
+        "POLYGRAPHY_USE_TENSORRT_RTX": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=ROOT / "examples" / "tensorrt_tools",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['PLUGIN_V3']"
+
+
+@pytest.mark.parametrize("script", ["polygraphy.sh", "trtexec.sh"])
+def test_shell_scripts_are_scripts(script: str) -> None:
+    done = run("sh", "-n", ROOT / "examples" / "tensorrt_tools" / script)
+    assert done.returncode == 0, done.stderr
+
+
+def test_onnx_runtimes_tensorrt_provider_is_asked_for() -> None:
+    if "TensorrtExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("it is there: tests/plugin/test_gpu_peers.py")
+    script = ROOT / "examples" / "tensorrt_tools" / "ort_tensorrt.py"
+    done = run(sys.executable, script, "fused.onnx", "in.npz", "out.npz")
+    assert done.returncode == 1
+    assert "this onnxruntime has no TensorrtExecutionProvider" in done.stderr
 
 
 @pytest.mark.gpu

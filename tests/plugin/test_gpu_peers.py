@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ pytestmark = [
     pytest.mark.usefixtures("trt"),
 ]
 
+TOOLS = Path(__file__).parents[2] / "examples" / "tensorrt_tools"
 SHAPES = ("x:[1,1,128]", "x:[2,64,128]", "x:[4,256,128]")
 
 
@@ -44,28 +44,27 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def test_polygraphy_finds_both_runtimes_equal(files: Path) -> None:
-    if importlib.util.find_spec("polygraphy") is None:
+    if shutil.which("polygraphy") is None:
         pytest.skip("needs polygraphy")
-    command = [sys.executable, "-m", "polygraphy", "run"]
-    least, usual, largest = SHAPES
-    run([*command, "portable.onnx", "--onnxrt", "--input-shapes", usual, "--save-outputs", "outputs.json"], files)
-    shapes = ["--input-shapes", usual]
-    for option, shape in (("min", least), ("opt", usual), ("max", largest)):
-        shapes += [f"--trt-{option}-shapes", shape]
-    tolerance = ["--atol", "1e-3", "--rtol", "1e-3"]
-    plugin = ["--plugins", flashonnx.get_plugin_path()]
-    run([*command, "stack.onnx", "--trt", *plugin, *shapes, *tolerance, "--load-outputs", "outputs.json"], files)
+    assert "PASSED" in run([str(TOOLS / "polygraphy.sh"), "portable.onnx", "stack.onnx", *SHAPES], files)
 
 
 def test_trtexec_builds_and_times(files: Path) -> None:
-    trtexec = shutil.which("trtexec")
-    if trtexec is None:
+    if shutil.which("trtexec") is None:
         pytest.skip("needs trtexec")
     sizes = [shape.replace(":[", ":").replace("]", "").replace(",", "x") for shape in SHAPES]
-    options = [f"--{name}Shapes={size}" for name, size in zip(("min", "opt", "max"), sizes, strict=True)]
-    plugin = f"--dynamicPlugins={flashonnx.get_plugin_path()}"
-    output = run([trtexec, "--onnx=stack.onnx", plugin, "--stronglyTyped", *options, "--iterations=3"], files)
-    assert "&&&& PASSED" in output
+    assert "&&&& PASSED" in run([str(TOOLS / "trtexec.sh"), "stack.onnx", *sizes], files)
+
+
+def test_the_example_of_onnx_runtimes_provider(files: Path) -> None:
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("needs an onnxruntime-gpu with TensorrtExecutionProvider")
+    x = np.random.default_rng(0).standard_normal((2, 64, 128)).astype(np.float32)
+    np.savez(files / "in.npz", x=x)
+    run([sys.executable, str(TOOLS / "ort_tensorrt.py"), "portable.onnx", "in.npz", "out.npz"], files)
+    expected = flashonnx.session(files / "portable.onnx", ["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    with np.load(files / "out.npz") as outputs:
+        np.testing.assert_allclose(outputs["out"], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["portable", "stack"])
