@@ -14,6 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from flashonnx import contract
 from flashonnx.fusion import model_io
+from flashonnx.fusion.alibi import AlibiReader
 from flashonnx.fusion.anchors import Read, anchors, is_attention
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.cache import with_cache
@@ -153,7 +154,8 @@ class Pass:
             reason = f"the model does not work at any sizes that were tried: {error}"
             report.sites = [Site(node_name(node), reason=reason) for node, _ in found]
             return report
-        self.facts, self.masks, self.emitter = facts, MaskReader(facts), Emitter(graph, facts)
+        self.facts, self.emitter = facts, Emitter(graph, facts)
+        self.masks = AlibiReader(facts, MaskReader(facts))
         self.verifier = Verifier(graph, facts, self.model.ir_version) if self.verify else None
         for done, (node, read) in enumerate(found):
             name = node_name(node)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from flashonnx import contract
@@ -103,6 +104,8 @@ def _inputs(attention: Attention, meaning: Meaning, layout: Layout, emitter: Emi
         inputs["nonpad_kv_seqlen"] = _all_keys(inputs["K"], layout.rank, emitter)
     if attention.sink is not None:
         inputs["sinks"] = _sinks(attention, emitter)
+    if meaning.alibi_slopes:
+        inputs["alibi_slopes"] = emitter.constant(np.asarray(meaning.alibi_slopes, np.float32))
     last = max(contract.INPUT_INDEX[name] for name, value in inputs.items() if value is not None)
     return [inputs.get(tensor.name) for tensor in contract.INPUTS[: last + 1]]
 

@@ -67,11 +67,13 @@ class Meaning:
     """All masks of one attention together, the one nearest to the softmax first.
 
     mean_rows: in the file a row without any allowed key is the mean of V over all keys; the op would make it 0.
+    alibi_slopes: one for each head, or none at all; see alibi.py.
     """
 
     terms: tuple[Term, ...] = ()
     band: Band = UNBOUNDED
     mean_rows: bool = False
+    alibi_slopes: tuple[float, ...] = ()
 
     @property
     def is_bool(self) -> bool:
@@ -87,6 +89,7 @@ class Meaning:
 
     def describe(self) -> str:
         words = [self.band.describe()] if self.band.bounded else []
+        words += ["ALiBi"] if self.alibi_slopes else []
         if any(term.padding for term in self.terms):
             words.append("padding")
         words += sorted({"bias" if term.is_bias else "mask" for term in self.terms if term.whole})

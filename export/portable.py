@@ -160,6 +160,11 @@ class _Body:
         return self.op("Reshape", value, shape)
 
     def masked(self, scores: ir.Value, query: ir.Value, key: ir.Value) -> ir.Value:
+        if "alibi_slopes" in self.inputs:
+            distance = self.op("Abs", self.op("Sub", self.rows(query), self.positions(key, (1, 1, 1, -1))))
+            slopes = self.op("Reshape", self.inputs["alibi_slopes"], self.ints(1, -1, 1, 1))
+            distance = self.op("Cast", distance, to=int(ir.DataType.FLOAT))
+            scores = self.op("Sub", scores, self.op("Mul", slopes, distance))
         mask = self.inputs.get("attn_mask")
         if mask is not None and not self.form.mask_is_bool:
             if self.form.dtype != ir.DataType.FLOAT:
@@ -175,22 +180,31 @@ class _Body:
         """Causal, window and padding, each as a bool that broadcasts to the scores."""
         right = 0 if self.attributes.get("is_causal") else int(self.attributes.get("right_window_size", -1))
         left = int(self.attributes.get("left_window_size", -1))
-        nonpad = self.inputs.get("nonpad_kv_seqlen")
         keys = self.positions(key, (1, 1, 1, -1))
-        lengths = None if nonpad is None else self.op("Reshape", nonpad, self.ints(-1, 1, 1, 1))
+        lengths = self.lengths()
         allowed = [] if lengths is None else [self.op("Less", keys, lengths)]
         if left < 0 and right < 0:
             return allowed
-        rows = self.positions(query, (1, 1, -1, 1))
-        if lengths is not None:
-            rows = self.op("Add", rows, self.op("Sub", lengths, self.size(query, 2)))
-        elif "past_key" in self.inputs:
-            rows = self.op("Add", rows, self.size(self.inputs["past_key"], 2))
+        rows = self.rows(query)
         if right >= 0:
             allowed.append(self.op("LessOrEqual", keys, self.op("Add", rows, self.ints(right))))
         if left >= 0:
             allowed.append(self.op("GreaterOrEqual", keys, self.op("Sub", rows, self.ints(left))))
         return allowed
+
+    def lengths(self) -> ir.Value | None:
+        """nonpad_kv_seqlen as (batch, 1, 1, 1)."""
+        nonpad = self.inputs.get("nonpad_kv_seqlen")
+        return None if nonpad is None else self.op("Reshape", nonpad, self.ints(-1, 1, 1, 1))
+
+    def rows(self, query: ir.Value) -> ir.Value:
+        """i + offset of every query, (batch or 1, 1, rows, 1)."""
+        rows, lengths = self.positions(query, (1, 1, -1, 1)), self.lengths()
+        if lengths is not None:
+            return self.op("Add", rows, self.op("Sub", lengths, self.size(query, 2)))
+        if "past_key" in self.inputs:
+            return self.op("Add", rows, self.size(self.inputs["past_key"], 2))
+        return rows
 
     def positions(self, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
         length = self.op("Squeeze", self.size(value, 2), self.ints(0))

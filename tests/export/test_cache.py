@@ -5,13 +5,31 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.export.forms import HEADS, SIZE, WIDTH, assert_fused, join_heads, repeat_heads, split_heads, times
+from tests.export.forms import (
+    HEADS,
+    SIZE,
+    WIDTH,
+    Change,
+    assert_fused,
+    join_heads,
+    repeat_heads,
+    same,
+    split_heads,
+    times,
+)
 from tests.export.graphs import Graph
 
 SIZES = ({"batch": 2, "rows": 6, "past": 4}, {"batch": 1, "rows": 1, "past": 30}, {"batch": 3, "rows": 5, "past": 0})
 
 
-def cached(kv_heads: int = HEADS, *, new: str = "rows", axis: int = 2, with_presents: bool = True) -> Graph:
+def cached(
+    kv_heads: int = HEADS,
+    *,
+    new: str = "rows",
+    axis: int = 2,
+    with_presents: bool = True,
+    on_scores: Change = same,
+) -> Graph:
     """Causal attention of `rows` queries on `past` and `new` keys; outputs y and the grown caches."""
     graph = Graph()
     q = split_heads(graph, graph.input("q", np.float32, ("batch", "rows", WIDTH)))
@@ -22,7 +40,7 @@ def cached(kv_heads: int = HEADS, *, new: str = "rows", axis: int = 2, with_pres
         grown.append(graph.op("Concat", past, fresh, axis=axis))
     key, value = (repeat_heads(graph, each, kv_heads) if kv_heads != HEADS else each for each in grown)
     scores = times(SIZE**-0.5)(graph, graph.op("MatMul", q, graph.transpose(key, 0, 1, 3, 2)))
-    y = graph.op("MatMul", graph.op("Softmax", causal(graph, scores), axis=-1), value)
+    y = graph.op("MatMul", graph.op("Softmax", causal(graph, on_scores(graph, scores)), axis=-1), value)
     graph.outputs += [join_heads(graph, y), *(grown if with_presents else [])]
     return graph
 
