@@ -14,7 +14,7 @@ from tests.zoo.feeding import tolerance
 
 @dataclass
 class Summary:
-    """Sums over the exported files.
+    """Sums over the exported files that run; broken are those that do not run as exported, whatever the sizes.
 
     fusable counts the sites of models whose attention the op can express; wrong the files whose outputs differ, or that
     do not run, once fused. peers and peers_right count the sites that each peer fused, and fused with equal outputs;
@@ -23,6 +23,7 @@ class Summary:
 
     files: int = 0
     not_exported: int = 0
+    broken: int = 0
     sites: int = 0
     fused: int = 0
     fusable: int = 0
@@ -39,6 +40,9 @@ def summary(rows: list[Row]) -> Summary:
     for row in rows:
         if "not_exported" in row:
             total.not_exported += 1
+            continue
+        if "original_fails" in row:
+            total.broken += 1
             continue
         total.files += 1
         sites, fused = len(row["sites"]), fused_sites(row)
@@ -72,8 +76,6 @@ def problem(row: Row) -> str:
     """What is wrong with the fused file; empty if nothing is."""
     if "failed" in row:
         return str(row["failed"])
-    if "original_fails" in row:
-        return ""
     for kind in ("difference", "portable"):
         for padding, value in row[kind].items():
             if not _is_equal(value, row):
@@ -101,10 +103,10 @@ def remark(row: Row) -> str:
     """What somebody who watches the run wants to know about the file."""
     if "not_exported" in row:
         return f"does not export: {row['not_exported']}"
-    if problem(row):
-        return f"WRONG: {problem(row)}"
     if "original_fails" in row:
         return f"the original does not run: {row['original_fails']}"
+    if problem(row):
+        return f"WRONG: {problem(row)}"
     reasons = Counter(site["reason"] for site in row["sites"] if not site["fused"])
     return "; ".join(f"{count} left alone: {reason}" for reason, count in reasons.items())
 

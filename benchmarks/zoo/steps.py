@@ -13,10 +13,11 @@ from benchmarks.zoo.peers import PEERS, attention_nodes
 
 import flashonnx.fusion
 from flashonnx.fusion.run import as_the_standard_says, run_model
+from tests.zoo.exporters import EXPORTED_BATCH
 from tests.zoo.exporting import Variant, exported
 from tests.zoo.feeding import Feeds, paddings, relative_difference
 
-_BATCH = 3  # exported with 2
+OTHER_BATCH = 3
 
 
 def export(variant: Variant) -> None:
@@ -28,9 +29,9 @@ def export(variant: Variant) -> None:
 def compare(variant: Variant, optimize: bool) -> dict[str, Any]:
     """Fuses the file and runs it before and after, with the library and without.
 
-    optimize: let ONNX Runtime optimize the fused model as it does by default. Returns the sites, whether the models run
-    at the exported length only, and the relative difference for each kind of padding, fused and portable; or, if the
-    original does not run, why. Raises what ONNX Runtime does if the fused model does not run.
+    optimize: let ONNX Runtime optimize the fused model as it does by default. Returns the sites, the sizes that the
+    models ran at, and the relative difference for each kind of padding, fused and portable; or, if the original does
+    not run, why. Raises what ONNX Runtime does if the fused model does not run.
     """
     result = flashonnx.fusion.fuse(variant.path)
     sites = [
@@ -38,13 +39,13 @@ def compare(variant: Variant, optimize: bool) -> dict[str, Any]:
         for site in result.report.sites
     ]
     try:
-        length, given, expected = reference(variant)
+        sizes, given, expected = reference(variant)
     except RuntimeError as error:
         return {"sites": sites, "original_fails": str(error)}
     fused = as_the_standard_says(result.model)
     return {
         "sites": sites,
-        "only_at_exported_length": length == variant.spec.lengths[0],
+        "sizes": sizes,
         "difference": _differences(expected, given, _with_library(fused.SerializeToString(), given, optimize)),
         "portable": _differences(expected, given, run_model(fused, given.values())),
     }
@@ -52,7 +53,7 @@ def compare(variant: Variant, optimize: bool) -> dict[str, Any]:
 
 def run_original(variant: Variant) -> None:
     """The original as ONNX Runtime optimizes it by default, to see whether it runs at all."""
-    feeds = paddings(variant.feeds(_BATCH, variant.spec.lengths[1]))
+    feeds = paddings(variant.feeds(OTHER_BATCH, variant.spec.lengths[1]))
     for _ in run_model(str(variant.path), feeds.values(), optimize=True):
         pass
 
@@ -77,21 +78,25 @@ def compare_peer(variant: Variant, peer: str) -> dict[str, Any]:
         return {"fused": found, "reason": str(error)}
 
 
-def reference(variant: Variant) -> tuple[int, dict[str, Feeds], dict[str, list[np.ndarray]]]:
-    """A length, and for each kind of padding inputs of it and the original's outputs by the standard's definitions.
+def reference(variant: Variant) -> tuple[str, dict[str, Feeds], dict[str, list[np.ndarray]]]:
+    """Sizes, and for each kind of padding inputs of these and the original's outputs by the standard's definitions.
 
-    It is the length that the file was not exported at, unless it cannot run there: the legacy exporter writes the
-    example's length into some files. Raises RuntimeError if it runs at neither.
+    They are not the sizes that the file was exported at, unless it cannot run at others: exporters write the example's
+    length, or even its batch, into some files. Raises RuntimeError if it does not run at all.
     """
     model = as_the_standard_says(onnx.load(variant.path))
     exported_at, other = variant.spec.lengths
-    for length in (other, exported_at):
-        given = paddings(variant.feeds(_BATCH, length))
+    for batch, length, sizes in (
+        (OTHER_BATCH, other, "other"),
+        (OTHER_BATCH, exported_at, "exported length"),
+        (EXPORTED_BATCH, exported_at, "exported"),
+    ):
+        given = paddings(variant.feeds(batch, length))
         try:
-            return length, given, dict(zip(given, run_model(model, given.values()), strict=True))
+            return sizes, given, dict(zip(given, run_model(model, given.values()), strict=True))
         except RuntimeError as error:
-            last = error
-    raise last
+            reason = error
+    raise reason
 
 
 def _with_library(model: bytes, given: dict[str, Feeds], optimize: bool) -> Iterator[list[np.ndarray]]:

@@ -17,6 +17,12 @@ _PEER_NAMES = {
     "ort": "ONNX Runtime's optimizer, `model_type` of the family",
     "ort_default": "ONNX Runtime's optimizer, default `model_type`",
 }
+_PEER_COLUMNS = {"onnxscript": "onnxscript", "ort": "ORT", "ort_default": "ORT default"}
+_MARKS = {
+    "exported length": ("¹", "the exporter wrote the example's length into the file, which was run at that length"),
+    "exported": ("²", "the exporter wrote the example's batch into the file, which was run at the exported sizes"),
+    "note": ("³", "ONNX Runtime crashes while it optimizes the original: both were run without that"),
+}
 _INTRODUCTION = """\
 # The zoo
 
@@ -36,7 +42,8 @@ once, as a portable file, without.
 def headline(summary: Summary) -> str:
     """One line."""
     return (
-        f"{summary.files} files ({summary.not_exported} more do not export), {len(summary.wrong)} wrong; "
+        f"{summary.files} files ({summary.not_exported} more do not export, {summary.broken} do not run as exported), "
+        f"{len(summary.wrong)} wrong; "
         f"{summary.fused} of {summary.sites} sites fused, "
         f"{_percent(summary.fusable_fused, summary.fusable)} of those that the op can express"
     )
@@ -46,15 +53,16 @@ def page(result: dict[str, Any]) -> str:
     """The document, from the run's JSON."""
     rows: list[Row] = result["rows"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    exported = [row for row in rows if "not_exported" not in row]
+    running = [row for row in rows if not row.keys() & {"not_exported", "original_fails"}]
     sections = [
         _INTRODUCTION,
         f"Versions: {versions}.\n",
         _incomplete(rows, result["missing"]),
         _summary(judge.summary(rows)),
-        _left_alone(exported),
-        _not_exported(rows),
-        _files(exported),
+        _left_alone(running),
+        _listed(rows, "not_exported", "Does not export", "PyTorch says"),
+        _listed(rows, "original_fails", "Does not run as exported", "ONNX Runtime says"),
+        _files(running),
     ]
     return "\n".join(filter(None, sections))
 
@@ -97,7 +105,7 @@ def _left_alone(rows: list[Row]) -> str:
     for row in rows:
         for site in row["sites"]:
             if not site["fused"]:
-                found[row["model"], site["reason"]][judge.name(row).removeprefix(row["model"] + "-")] += 1
+                found[row["model"], site["reason"]][_without_model(row)] += 1
     lines = ["## Left alone", "", "| model | sites | in | reason |", "|---|---:|---|---|"]
     for (model, reason), files in found.items():
         why = f"{SPECS[model].unfusable}. " if SPECS[model].unfusable else ""
@@ -105,54 +113,60 @@ def _left_alone(rows: list[Row]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _not_exported(rows: list[Row]) -> str:
+def _listed(rows: list[Row], key: str, title: str, says: str) -> str:
+    """The files that have something under that key, those with the same together."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows:
-        if "not_exported" in row:
-            found[row["model"], row["not_exported"]].append(judge.name(row).removeprefix(row["model"] + "-"))
-    lines = ["## Does not export", "", "| model | as | PyTorch says |", "|---|---|---|"]
+        if key in row:
+            found[row["model"], row[key]].append(_without_model(row))
+    lines = [f"## {title}", "", f"| model | as | {says} |", "|---|---|---|"]
     lines += [f"| {model} | {', '.join(files)} | {_cell(reason)} |" for (model, reason), files in found.items()]
     return "\n".join([*lines, ""])
 
 
 def _files(rows: list[Row]) -> str:
+    peers = " | ".join(_PEER_COLUMNS.values())
     lines = [
         "## Every file",
         "",
         "Sites: fused/found. Peers: attention operators made; ✗ where outputs differ or the file does not run.",
-        "¹ The exporter wrote the example's length into the file: run at that length.",
-        "² ONNX Runtime crashes while it optimizes the original: both were run without that.",
-        "³ ONNX Runtime refuses the original, so that there is nothing to compare with.",
         "",
-        "| model | file | sites | form | mask | difference | portable | onnxscript | ORT | ORT default |",
+        *(f"- {mark}: {meaning}" for mark, meaning in _MARKS.values()),
+        "",
+        f"| model | file | sites | form | mask | difference | portable | {peers} |",
         "|---|---|---:|---|---|---:|---:|---:|---:|---:|",
     ]
     return "\n".join([*lines, *map(_file, rows), ""])
 
 
 def _file(row: Row) -> str:
-    mark = (" ¹" if row.get("only_at_exported_length") else "") + (" ²" if "note" in row else "")
+    marks = [_MARKS[sizes][0]] if (sizes := row.get("sizes")) in _MARKS else []
+    marks += [_MARKS["note"][0]] if "note" in row else []
     cells = [
-        row["model"] + mark,
+        " ".join([row["model"], *marks]),
         " ".join(row[key] for key in ("implementation", "exporter", "dtype")),
         f"{judge.fused_sites(row)}/{len(row['sites'])}",
         _tally(site["form"] for site in row["sites"]),
         _tally(site["mask"] for site in row["sites"]),
         *(_worst(row, kind) for kind in ("difference", "portable")),
-        *(_peer(row, peer) for peer in row.get("peers", {})),
+        *(_peer(row, peer) for peer in _PEER_COLUMNS),
     ]
     return f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _worst(row: Row, kind: str) -> str:
-    if kind in row:
-        return f"{judge.worst(row[kind]):.0e}"
-    return row.get("failed", "³")
+    return f"{judge.worst(row[kind]):.0e}" if kind in row else row["failed"]
 
 
 def _peer(row: Row, peer: str) -> str:
+    if peer not in row.get("peers", {}):
+        return ""
     found = judge.peer_sites(row, peer)
     return f"{found}{'' if not found or judge.is_peer_right(row, peer) else ' ✗'}"
+
+
+def _without_model(row: Row) -> str:
+    return judge.name(row).removeprefix(row["model"] + "-")
 
 
 def _tally(values: Iterable[str]) -> str:

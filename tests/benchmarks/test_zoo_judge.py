@@ -41,8 +41,9 @@ def test_a_file_that_fails_is_wrong():
 
 
 def test_a_file_that_does_not_run_as_exported_is_not_wrong():
-    refused = {**row(), "original_fails": "no kernel"}
-    assert judge.problem(refused) == ""
+    refused = {**row(difference=1.0), "original_fails": "no kernel"}
+    total = judge.summary([refused])
+    assert (total.files, total.broken, total.sites, total.wrong) == (0, 1, 0, [])
     assert judge.remark(refused) == "the original does not run: no kernel"
 
 
@@ -82,7 +83,7 @@ def test_remarks():
 def test_page_lists_every_file_once_and_every_reason():
     rows = [
         row(sites=[FUSED, LEFT], **peers(2, 1.0)),
-        row(model="gpt2", only_at_exported_length=True),
+        row(model="gpt2", sizes="exported length"),
         {**row(model="t5"), "not_exported": "TypeError: no"},
     ]
     page = table.page({"versions": {"torch": "2.15"}, "missing": 0, "rows": rows})

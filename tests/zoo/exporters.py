@@ -10,6 +10,7 @@ import torch
 from tests.zoo.spec import Inputs, Positional, Spec
 
 EXPORTERS = ("dynamo18", "dynamo23", "legacy17")
+EXPORTED_BATCH = 2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -20,9 +21,9 @@ def inputs(spec: Spec, batch: int, length: int, dtype: str) -> Inputs:
 
 
 def export(spec: Spec, implementation: str, exporter: str, dtype: str, path: Path) -> None:
-    """Writes the model with batch 2 and the first of its lengths as example. Raises whatever the exporter does."""
+    """Writes the model, its example of EXPORTED_BATCH and the first length. Raises whatever the exporter does."""
     module = spec.build(implementation).to(DTYPES[dtype])
-    examples = inputs(spec, 2, spec.lengths[0], dtype)
+    examples = inputs(spec, EXPORTED_BATCH, spec.lengths[0], dtype)
     dims = {name: spec.dynamic(name) for name in examples}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

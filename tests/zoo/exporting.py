@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -142,7 +143,9 @@ def failure_note(variant: Variant) -> Path:
     return variant.path.with_suffix(".failed")
 
 
+@cache
 def _key(home: ModuleType) -> str:
+    # Once a run, so that editing the zoo meanwhile changes nothing.
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (spec, pretrained, exporters, home))
     versions = f"torch{torch.__version__}-transformers{transformers.__version__}-timm{timm.__version__}"
     return f"{versions}-{hashlib.sha256(sources).hexdigest()[:8]}"
