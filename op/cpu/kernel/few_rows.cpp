@@ -1,32 +1,34 @@
 // The kernel for few query rows, as in decoding: lanes run along head_size, so that no lane idles for want of rows.
 //
-// K and V stream through once, kLanes keys at a time, and serve all rows from L1 meanwhile. Same online softmax as the
-// tiled kernel. Compiled once for each instruction set.
+// K and V stream through once, a block of keys at a time, and serve all rows from L1 meanwhile. Same online softmax as
+// the tiled kernel. Compiled once for each instruction set.
 #include "op/cpu/kernel/few_rows.h"
 
+#include "op/cpu/kernel/few_rows_products.h"
+#include "op/cpu/kernel/panel.h"
 #include "op/cpu/kernel/scores.h"
 
 namespace flashonnx::cpu::FLASHONNX_ISA {
 namespace {
 
-constexpr int64_t padded(int64_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
+constexpr int64_t padded(int64_t columns) { return (columns + kPair - 1) / kPair * kPair; }
 
 // Sizes in floats; rows of the padded length hold zeros past their end.
 struct Scratch {
   Scratch(float* base, int64_t rows, int64_t head_size, int64_t v_head_size) {
-    q = base;
-    o = q + rows * padded(head_size);
-    k = o + rows * padded(v_head_size);
-    v = k + kBlockKeys * padded(head_size);
-    scores = v + kBlockKeys * padded(v_head_size);
-    floats = scores + kBlockKeys - base;
+    q = {base, padded(head_size)};
+    o = {q.row(rows), padded(v_head_size)};
+    scores = {o.row(rows), kFewRowsBlockKeys};
+    k = scores.row(rows);
+    v = k + kFewRowsBlockKeys * padded(head_size);
+    floats = v + kFewRowsBlockKeys * padded(v_head_size) - base;
   }
 
-  float* q;       // (row, head_size), times q_scale
-  float* o;       // (row, v_head_size)
-  float* k;       // (key, head_size), where they cannot be read in place
-  float* v;       // (key, v_head_size)
-  float* scores;  // (key) of one row
+  PackedRows q;       // (row, head_size), times q_scale
+  PackedRows o;       // (row, v_head_size)
+  PackedRows scores;  // (row, key), then probabilities
+  float* k;           // (key, head_size), where they cannot be read in place
+  float* v;           // (key, v_head_size)
   int64_t floats;
 };
 
@@ -48,93 +50,100 @@ float largest(Vec a) {
   return most;
 }
 
+// Whether rows of so many values are read in place, rather than from a padded copy in float.
+bool fills_pairs(int64_t columns) { return columns % kPair == 0; }
+
+// kType: what the products read, which is float where rows are copied.
+template <DType kType>
 class FewRowsKernel {
  public:
   FewRowsKernel(const Tile& tile, float* scratch)
       : tile_(tile), scratch_(scratch, tile.rows, tile.head_size, tile.v_head_size) {}
 
   void run() {
-    for (int r = 0; r < tile_.rows; ++r) {
-      m_[r] = kNever;
-      l_[r] = 0;
-      float* q = scratch_.q + r * padded(tile_.head_size);
-      copy_rows(tile_.dtype, tile_.row[r].q, 0, 1, tile_.head_size, q, padded(tile_.head_size));
-      scale_scores(tile_.q_scale, padded(tile_.head_size), q);
-    }
-    clear(scratch_.o, tile_.rows * padded(tile_.v_head_size));
-    for_each_block(
-        tile_, span_of_any(tile_.row, tile_.rows), kBlockKeys, [this](const KeySegment& segment, KeySpan keys) {
-          const int64_t first = keys.begin - segment.begin;
-          const Rows k = load_rows(segment.k, segment.k_row_stride, first, keys.size(), tile_.head_size, scratch_.k);
-          const Rows v = load_rows(segment.v, segment.v_row_stride, first, keys.size(), tile_.v_head_size, scratch_.v);
-          for (int r = 0; r < tile_.rows; ++r) {
-            prefetch_part(segment, {keys.end, keys.end + kBlockKeys}, r);
-            attend(r, k, v, keys);
-          }
-        });
+    for (int r = 0; r < tile_.rows; ++r) start(r);
+    for_each_block(tile_, span_of_any(tile_.row, tile_.rows), kFewRowsBlockKeys,
+                   [this](const KeySegment& segment, KeySpan keys) { attend(segment, keys); });
     for (int r = 0; r < tile_.rows; ++r) finish(r);
   }
 
  private:
-  Rows load_rows(const void* rows, int64_t stride, int64_t first, int64_t count, int64_t columns, float* copy) {
-    if (tile_.dtype == DType::kFloat && columns % kLanes == 0) {
-      return {static_cast<const float*>(rows) + first * stride, stride};
+  void start(int r) {
+    m_[r] = kNever;
+    l_[r] = broadcast(0.0f);
+    clear(scratch_.q.row(r), padded(tile_.head_size));
+    for (int64_t d = 0; d < tile_.head_size; d += kLanes) {
+      alignas(64) float values[kLanes];
+      store(values, load_values(tile_.dtype, tile_.row[r].q, d, tile_.head_size - d) * broadcast(tile_.q_scale));
+      for (int64_t i = 0; i < kLanes; ++i) scratch_.q.row(r)[paired<kType>(d + i)] = values[i];
     }
-    copy_rows(tile_.dtype, element(tile_.dtype, rows, first * stride), stride, count, columns, copy, padded(columns));
-    return {copy, padded(columns)};
+    clear(scratch_.o.row(r), padded(tile_.v_head_size));
   }
 
-  // While the first row of a tile reads a block from memory, the others only compute: they ask for the next block.
-  void prefetch_part(const KeySegment& segment, KeySpan next, int part) const {
-    next = next.within({segment.begin, segment.end});
-    if (next.empty()) return;
-    const int64_t begin = next.begin + next.size() * part / tile_.rows;
-    const int64_t end = next.begin + next.size() * (part + 1) / tile_.rows;
-    for (int64_t j = begin - segment.begin; j < end - segment.begin; ++j) {
-      prefetch_row(element(tile_.dtype, segment.k, j * segment.k_row_stride), tile_.head_size);
-      prefetch_row(element(tile_.dtype, segment.v, j * segment.v_row_stride), tile_.v_head_size);
+  void attend(const KeySegment& segment, KeySpan keys) {
+    const KeySpan next = KeySpan{keys.end, keys.end + kFewRowsBlockKeys}.within({segment.begin, segment.end});
+    const StoredRows k = load_rows(stored_keys(segment, keys), keys.size(), tile_.head_size, scratch_.k);
+    const StoredRows v = load_rows(stored_values(segment, keys), keys.size(), tile_.v_head_size, scratch_.v);
+    for (int first = 0; first < tile_.rows; first += kGroupRows) {
+      const int count = tile_.rows - first < kGroupRows ? tile_.rows - first : kGroupRows;
+      const Prefetch after_k = share_of(first, count, stored_values(segment, keys), keys, tile_.v_head_size);
+      const Prefetch after_v = share_of(first, count, stored_keys(segment, next), next, tile_.head_size);
+      with_constant<kGroupRows>(count, [&](auto rows) {
+        constexpr int R = decltype(rows)::value;
+        attend_group<R>(first, keys, k, v, after_k, after_v);
+      });
     }
   }
 
-  void prefetch_row(const char* row, int64_t columns) const {
-    constexpr int64_t kCacheLine = 64;
-    for (int64_t byte = 0; byte < columns * bytes_of(tile_.dtype); byte += kCacheLine)
-      __builtin_prefetch(row + byte, 0, 2);
+  StoredRows stored_keys(const KeySegment& segment, KeySpan keys) const {
+    return stored(segment.k, segment.k_row_stride, keys.begin - segment.begin);
   }
 
-  void attend(int r, const Rows& k, const Rows& v, KeySpan keys) {
-    const TileRow& row = tile_.row[r];
-    if (KeySpan{row.begin, row.end}.within(keys).empty()) return;
-    score(r, k, keys.size());
-    edit(row, keys);
-    const float factor = fold(r, keys.size());
-    add_values(r, v, keys.size(), factor);
+  StoredRows stored_values(const KeySegment& segment, KeySpan keys) const {
+    return stored(segment.v, segment.v_row_stride, keys.begin - segment.begin);
   }
 
-  // kLanes keys at a time: their sums lie in a vector each, and a transpose brings them together.
-  void score(int r, const Rows& k, int64_t count) {
-    const float* q = scratch_.q + r * padded(tile_.head_size);
-    for (int64_t j = 0; j < count; j += kLanes) {
-      const float* key[kLanes];
-      Vec sums[kLanes];
-      for (int n = 0; n < kLanes; ++n) {
-        key[n] = k.row(j + n < count ? j + n : count - 1);
-        sums[n] = broadcast(0.0f);
-      }
-      for (int64_t d = 0; d < tile_.head_size; d += kLanes) {
-        const Vec q_part = load(q + d);
-        for (int n = 0; n < kLanes; ++n) sums[n] = fma(q_part, load(key[n] + d), sums[n]);
-      }
-      transpose(sums);
-      Vec total = sums[0];
-      for (int n = 1; n < kLanes; ++n) total = total + sums[n];
-      store(scratch_.scores + j, total * broadcast(tile_.score_scale));
+  StoredRows stored(const void* rows, int64_t stride, int64_t first) const {
+    return {element(tile_.dtype, rows, first * stride), stride * bytes_of(tile_.dtype)};
+  }
+
+  // Each group of rows asks for its share of each row of K or V.
+  Prefetch share_of(int first, int count, const StoredRows& rows, KeySpan keys, int64_t columns) const {
+    const int64_t bytes = columns * bytes_of(tile_.dtype);
+    return {rows, keys.size(), bytes * first / tile_.rows, bytes * (first + count) / tile_.rows};
+  }
+
+  StoredRows load_rows(const StoredRows& rows, int64_t count, int64_t columns, float* copy) {
+    if (kType != DType::kFloat || (tile_.dtype == DType::kFloat && fills_pairs(columns))) return rows;
+    copy_rows(tile_.dtype, rows.data, rows.stride / bytes_of(tile_.dtype), count, columns, copy, padded(columns));
+    return {reinterpret_cast<const char*>(copy), padded(columns) * bytes_of(DType::kFloat)};
+  }
+
+  template <int R>
+  void attend_group(int first, KeySpan keys, const StoredRows& k, const StoredRows& v, const Prefetch& after_k,
+                    const Prefetch& after_v) {
+    if (span_of_any(tile_.row + first, R).within(keys).empty()) return;
+    const PackedRows scores{scratch_.scores.row(first), scratch_.scores.stride};
+    score_group<kType, R>(k, keys.size(), padded(tile_.head_size), tile_.score_scale,
+                          {scratch_.q.row(first), scratch_.q.stride}, after_k, scores);
+    float factor[R];
+    for (int r = 0; r < R; ++r) {
+      if (needs_edit(tile_.row[first + r], keys)) edit(tile_.row[first + r], keys, scores.row(r));
     }
+    for (int r = 0; r < R; ++r) factor[r] = raise_maximum(first + r, keys.size(), scores.row(r));
+    for (int r = 0; r < R; ++r) exponentiate(first + r, keys.size(), factor[r], scores.row(r));
+    add_group_values<kType, R>(v, keys.size(), padded(tile_.v_head_size), scores, factor, after_v,
+                               {scratch_.o.row(first), scratch_.o.stride});
+  }
+
+  bool needs_edit(const TileRow& row, KeySpan keys) const {
+    const bool is_whole = keys.size() % kLanes == 0 && KeySpan{row.begin, row.end}.contains(keys);
+    return !is_whole || tile_.softcap > 0 || tile_.has_alibi || tile_.has_bias || tile_.mask_dtype != DType::kUndefined;
   }
 
   // Softcap, ALiBi, mask and range; scores past the block's last key become -infinity.
-  void edit(const TileRow& row, KeySpan keys) {
-    if (tile_.softcap > 0) apply_softcap(tile_.softcap, keys.size(), scratch_.scores);
+  void edit(const TileRow& row, KeySpan keys, float* scores) {
+    if (tile_.softcap > 0) apply_softcap(tile_.softcap, keys.size(), scores);
     const KeySpan allowed = KeySpan{row.begin, row.end}.within(keys);
     const Vec never = broadcast(kNever), zero = broadcast(0.0f), numbers = lane_numbers();
     const Vec begin = broadcast(static_cast<float>(allowed.begin - keys.begin));
@@ -142,7 +151,7 @@ class FewRowsKernel {
     const Vec position = broadcast(static_cast<float>(row.position - keys.begin));
     for (int64_t j = 0; j < keys.size(); j += kLanes) {
       const Vec index = numbers + broadcast(static_cast<float>(j));
-      Vec score = load(scratch_.scores + j);
+      Vec score = load(scores + j);
       if (tile_.has_alibi) {
         const Vec ahead = index - position;
         score = fnma(broadcast(row.slope), max(ahead, zero - ahead), score);
@@ -151,85 +160,71 @@ class FewRowsKernel {
       if (tile_.mask_dtype != DType::kUndefined) {
         score = masked(score, load_values(tile_.mask_dtype, row.mask, keys.begin + j, keys.size() - j));
       }
-      store(scratch_.scores + j, select(less(index, begin), never, select(less(index, end), score, never)));
+      store(scores + j, select(less(index, begin), never, select(less(index, end), score, never)));
     }
   }
 
-  // Scores become probabilities relative to the new row maximum; returns what the older ones shrink by.
-  float fold(int r, int64_t count) {
+  // Returns what the row's older probabilities, relative to the old maximum, shrink by.
+  float raise_maximum(int r, int64_t count, const float* scores) {
     Vec most = broadcast(m_[r]);
-    for (int64_t j = 0; j < count; j += kLanes) most = max(load(scratch_.scores + j), most);
+    for (int64_t j = 0; j < count; j += kLanes) most = max(load(scores + j), most);
     const float m = largest(most);
-    const Vec base = broadcast(m == kNever ? 0.0f : m);
-    Vec sums = broadcast(0.0f);
-    for (int64_t j = 0; j < count; j += kLanes) {
-      const Vec p = exp_nonpositive(load(scratch_.scores + j) - base);
-      store(scratch_.scores + j, p);
-      sums = sums + p;
-    }
+    if (m == m_[r]) return 1;
     alignas(64) float factor[kLanes];
-    store(factor, exp_nonpositive(broadcast(m_[r]) - base));
+    store(factor, exp_nonpositive(broadcast(m_[r]) - broadcast(m)));
     m_[r] = m;
-    l_[r] = l_[r] * factor[0] + sum(sums);
     return factor[0];
   }
 
-  void add_values(int r, const Rows& v, int64_t count, float factor) {
-    float* o = scratch_.o + r * padded(tile_.v_head_size);
-    if (factor != 1) scale_scores(factor, padded(tile_.v_head_size), o);
-    int64_t j = 0;
-    for (; j + kKeysTogether <= count; j += kKeysTogether) add_values_of<kKeysTogether>(v, j, o);
-    for (; j < count; ++j) add_values_of<1>(v, j, o);
-  }
-
-  // o += p V for N keys from j on.
-  template <int N>
-  void add_values_of(const Rows& v, int64_t j, float* o) {
-    Vec p[N];
-    const float* values[N];
-    for (int n = 0; n < N; ++n) {
-      p[n] = broadcast(scratch_.scores[j + n]);
-      values[n] = v.row(j + n);
+  // Scores become probabilities relative to the row maximum.
+  void exponentiate(int r, int64_t count, float factor, float* scores) {
+    const Vec base = broadcast(m_[r] == kNever ? 0.0f : m_[r]);
+    Vec sums = broadcast(0.0f);
+    for (int64_t j = 0; j < count; j += kLanes) {
+      const Vec p = exp_nonpositive(load(scores + j) - base);
+      store(scores + j, p);
+      sums = sums + p;
     }
-    for (int64_t d = 0; d < tile_.v_head_size; d += kLanes) {
-      Vec sum = load(o + d);
-      for (int n = 0; n < N; ++n) sum = fma(p[n], load(values[n] + d), sum);
-      store(o + d, sum);
-    }
+    l_[r] = fma(l_[r], broadcast(factor), sums);
   }
 
   void finish(int r) {
     const TileRow& row = tile_.row[r];
-    float* o = scratch_.o + r * padded(tile_.v_head_size);
+    float* o = scratch_.o.row(r);
     if (tile_.partial.o != nullptr) {
       tile_.partial.m[r] = m_[r];
-      tile_.partial.l[r] = l_[r];
-      write(o, DType::kFloat, tile_.partial.o + r * tile_.v_head_size);
+      tile_.partial.l[r] = sum(l_[r]);
+      write(o, 1, DType::kFloat, tile_.partial.o + r * tile_.v_head_size);
       return;
     }
-    const RowEnd end = finish_row(m_[r], l_[r], row.sink);
+    const RowEnd end = finish_row(m_[r], sum(l_[r]), row.sink);
     if (row.lse != nullptr) *row.lse = end.lse;
-    scale_scores(end.factor, padded(tile_.v_head_size), o);
     if (end.factor == 0) clear(o, tile_.v_head_size);  // its sums may be NaN, where V is
-    write(o, tile_.dtype, row.y);
+    write(o, end.factor, tile_.dtype, row.y);
   }
 
-  void write(const float* o, DType dtype, void* out) {
+  void write(const float* o, float factor, DType dtype, void* out) {
     for (int64_t d = 0; d < tile_.v_head_size; d += kLanes) {
-      store_values(dtype, out, d, tile_.v_head_size - d, load(o + d));
+      alignas(64) float values[kLanes];
+      for (int64_t i = 0; i < kLanes; ++i) values[i] = o[paired<kType>(d + i)];
+      store_values(dtype, out, d, tile_.v_head_size - d, load(values) * broadcast(factor));
     }
   }
-
-  static constexpr int kKeysTogether = 4;
 
   const Tile& tile_;
   const Scratch scratch_;
-  float m_[kMaxFewRows], l_[kMaxFewRows];
+  float m_[kMaxFewRows];
+  Vec l_[kMaxFewRows];  // the sum of its lanes
 };
 
 }  // namespace
 
-void run_few_rows(const Tile& tile, float* scratch) { FewRowsKernel(tile, scratch).run(); }
+void run_few_rows(const Tile& tile, float* scratch) {
+  const bool in_place = fills_pairs(tile.head_size) && fills_pairs(tile.v_head_size);
+  if (in_place && tile.dtype == DType::kFloat16) return FewRowsKernel<DType::kFloat16>(tile, scratch).run();
+  if (in_place && tile.dtype == DType::kBFloat16) return FewRowsKernel<DType::kBFloat16>(tile, scratch).run();
+  FewRowsKernel<DType::kFloat>(tile, scratch).run();
+}
 
 int64_t few_rows_scratch_floats(int64_t rows, int64_t head_size, int64_t v_head_size) {
   return Scratch(nullptr, rows, head_size, v_head_size).floats;

@@ -3,6 +3,7 @@
 // Each simd_<isa>.h gives, in namespace flashonnx::cpu::<isa>:
 //   Vec, kLanes                        arithmetic by + - * /
 //   load, store, broadcast             addresses need no alignment
+//   in_register(a) = a                 which the compiler may not load anew at each use
 //   fma(a, b, c) = a * b + c,          fnma(a, b, c) = c - a * b
 //   max(a, b)                          b where either is NaN
 //   Mask, less, equal, both, all       lane by lane; a comparison with NaN is false
@@ -11,6 +12,8 @@
 //                                      NaN where a is
 //   sum(a)                             of the lanes
 //   transpose(rows)                    of kLanes vectors
+//   sum_each(rows)                     lane i: the sum of rows[i]
+//   load_even_bfloat16, load_odd_bfloat16
 //   load_half, load_bfloat16, store_half, store_bfloat16, load_mask_bytes
 //   kMaxBroadcasts                     of the micro-kernel (panel.h)
 #pragma once

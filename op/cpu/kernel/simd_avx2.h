@@ -13,6 +13,10 @@ constexpr int kMaxBroadcasts = 6;  // with two vectors each: 12 sums, 2 rows of 
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a); }
 inline Vec broadcast(float a) { return _mm256_set1_ps(a); }
+inline Vec in_register(Vec a) {
+  asm("" : "+x"(a));
+  return a;
+}
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(a, b, c); }
 inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
@@ -51,6 +55,18 @@ inline void transpose(Vec (&r)[kLanes]) {
   }
 }
 
+inline Vec sum_each(const Vec (&r)[kLanes]) {
+  Vec t[4];  // of rows 2i, 2i + 1, in turns
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]) + _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+  Vec u[2];  // of rows 4i to 4i + 3, in each half
+  for (int i = 0; i < 2; ++i) {
+    u[i] = _mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0x44) + _mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0xee);
+  }
+  return _mm256_permute2f128_ps(u[0], u[1], 0x20) + _mm256_permute2f128_ps(u[0], u[1], 0x31);
+}
+
 inline Vec load_half(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -58,6 +74,15 @@ inline Vec load_half(const uint16_t* p) {
 inline Vec load_bfloat16(const uint16_t* p) {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+// Of 2 * kLanes values side by side, those at even and at odd places.
+inline Vec load_even_bfloat16(const void* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)), 16));
+}
+inline Vec load_odd_bfloat16(const void* p) {
+  const __m256i pairs = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000)));
 }
 
 inline void store_half(uint16_t* p, Vec a) {

@@ -13,6 +13,10 @@ constexpr int kMaxBroadcasts = 8;  // with two vectors each: 16 sums, enough to 
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a); }
 inline Vec broadcast(float a) { return _mm512_set1_ps(a); }
+inline Vec in_register(Vec a) {
+  asm("" : "+v"(a));
+  return a;
+}
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
@@ -54,6 +58,21 @@ inline void transpose(Vec (&r)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) r[i] = t[i];
 }
 
+inline Vec sum_each(const Vec (&r)[kLanes]) {
+  Vec t[8];  // of rows 2i, 2i + 1, in turns
+  for (int i = 0; i < 8; ++i) {
+    t[i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]) + _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+  Vec u[4];  // of rows 4i to 4i + 3, in each quarter
+  for (int i = 0; i < 4; ++i) {
+    u[i] = _mm512_shuffle_ps(t[2 * i], t[2 * i + 1], 0x44) + _mm512_shuffle_ps(t[2 * i], t[2 * i + 1], 0xee);
+  }
+  for (int i = 0; i < 2; ++i) {  // of rows 8i to 8i + 7, four rows in two quarters
+    t[i] = _mm512_shuffle_f32x4(u[2 * i], u[2 * i + 1], 0x88) + _mm512_shuffle_f32x4(u[2 * i], u[2 * i + 1], 0xdd);
+  }
+  return _mm512_shuffle_f32x4(t[0], t[1], 0x88) + _mm512_shuffle_f32x4(t[0], t[1], 0xdd);
+}
+
 inline Vec load_half(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -61,6 +80,14 @@ inline Vec load_half(const uint16_t* p) {
 inline Vec load_bfloat16(const uint16_t* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+// Of 2 * kLanes values side by side, those at even and at odd places.
+inline Vec load_even_bfloat16(const void* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+inline Vec load_odd_bfloat16(const void* p) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-0x10000)));
 }
 
 inline void store_half(uint16_t* p, Vec a) {

@@ -19,6 +19,7 @@ inline Vec load(const float* p) {
 }
 inline void store(float* p, Vec a) { std::memcpy(p, &a, sizeof a); }
 inline Vec broadcast(float a) { return Vec{a, a, a, a}; }
+inline Vec in_register(Vec a) { return a; }
 inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec fnma(Vec a, Vec b, Vec c) { return c - a * b; }
 
@@ -47,6 +48,8 @@ inline void transpose(Vec (&r)[kLanes]) {
   }
 }
 
+inline Vec sum_each(const Vec (&r)[kLanes]) { return Vec{sum(r[0]), sum(r[1]), sum(r[2]), sum(r[3])}; }
+
 inline Vec load_half(const uint16_t* p) {
   Vec a;
   for (int i = 0; i < kLanes; ++i) a[i] = static_cast<float>(static_cast<double>(Half{p[i]}));
@@ -57,6 +60,18 @@ inline Vec load_bfloat16(const uint16_t* p) {
   Vec a;
   for (int i = 0; i < kLanes; ++i) a[i] = static_cast<float>(static_cast<double>(BFloat16{p[i]}));
   return a;
+}
+
+// Of 2 * kLanes values side by side, those at even and at odd places.
+inline Vec load_even_bfloat16(const void* p) {
+  const auto* values = static_cast<const uint16_t*>(p);
+  const uint16_t even[kLanes] = {values[0], values[2], values[4], values[6]};
+  return load_bfloat16(even);
+}
+inline Vec load_odd_bfloat16(const void* p) {
+  const auto* values = static_cast<const uint16_t*>(p);
+  const uint16_t odd[kLanes] = {values[1], values[3], values[5], values[7]};
+  return load_bfloat16(odd);
 }
 
 inline void store_half(uint16_t* p, Vec a) {

@@ -60,8 +60,29 @@ inline void store_values(DType dtype, void* base, int64_t index, int64_t count, 
   std::memcpy(p, values, static_cast<size_t>(count * bytes_of(dtype)));
 }
 
+// Vectors are loaded in pairs, of 2 * kLanes values side by side, where this order of them is as good as any other: a
+// bfloat16 is the upper half of a float, so even and odd values come apart for an instruction each.
+constexpr int64_t kPair = 2 * kLanes;
+
+// Vector `part` (0 or 1) of the pair from row[index] on. Which values it holds: see paired.
+template <DType kType>
+inline Vec load_of_pair(const char* row, int64_t index, int part) {
+  if constexpr (kType == DType::kBFloat16) {
+    const char* pair = element(kType, row, index);
+    return part == 0 ? load_even_bfloat16(pair) : load_odd_bfloat16(pair);
+  } else {
+    return load_all(kType, element(kType, row, index + part * kLanes));
+  }
+}
+
+// The place, in rows read by load_of_pair, of value d.
+template <DType kType>
+constexpr int64_t paired(int64_t d) {
+  return kType == DType::kBFloat16 ? d / kPair * kPair + d % kPair / 2 + d % 2 * kLanes : d;
+}
+
 // `columns` values of each of `count` rows, `stride` apart, as rows of floats, `out_stride` apart; zeros from the last
-// value to the next multiple of kLanes, as far as out_stride has room.
+// value of a row to the next one's first.
 template <DType kType>
 inline void copy_rows_of(const void* rows, int64_t stride, int64_t count, int64_t columns, float* out,
                          int64_t out_stride) {
@@ -69,7 +90,10 @@ inline void copy_rows_of(const void* rows, int64_t stride, int64_t count, int64_
     const void* row = element(kType, rows, j * stride);
     int64_t d = 0;
     for (; d + kLanes <= columns; d += kLanes) store(out + d, load_all(kType, element(kType, row, d)));
-    if (d < columns) store_values(DType::kFloat, out, d, out_stride - d, load_values(kType, row, d, columns - d));
+    for (; d < out_stride; d += kLanes) {
+      const Vec rest = d < columns ? load_values(kType, row, d, columns - d) : broadcast(0.0f);
+      store_values(DType::kFloat, out, d, out_stride - d, rest);
+    }
     out += out_stride;
   }
 }

@@ -15,8 +15,15 @@ const SimdProbe kProbe = {
       transpose(rows);
       for (int i = 0; i < kLanes; ++i) store(matrix + i * kLanes, rows[i]);
     },
+    [](const float* matrix, float* out) {
+      Vec rows[kLanes];
+      for (int i = 0; i < kLanes; ++i) rows[i] = load(matrix + i * kLanes);
+      store(out, sum_each(rows));
+    },
     [](const uint16_t* in, float* out) { store(out, load_half(in)); },
     [](const uint16_t* in, float* out) { store(out, load_bfloat16(in)); },
+    [](const uint16_t* in, float* out) { store(out, load_even_bfloat16(in)); },
+    [](const uint16_t* in, float* out) { store(out, load_odd_bfloat16(in)); },
     [](const float* in, uint16_t* out) { store_half(out, load(in)); },
     [](const float* in, uint16_t* out) { store_bfloat16(out, load(in)); },
     [](const uint8_t* in, float* out) { store(out, load_mask_bytes(in, -1.0f)); },

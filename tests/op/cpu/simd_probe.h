@@ -10,9 +10,12 @@ struct SimdProbe {
   void (*exp_nonpositive)(const float* in, float* out);  // `lanes` values each
   void (*exp2_nonpositive)(const float* in, float* out);
   void (*tanh)(const float* in, float* out);
-  void (*transpose)(float* matrix);  // lanes x lanes
+  void (*transpose)(float* matrix);                   // lanes x lanes
+  void (*sum_each)(const float* matrix, float* out);  // (lanes, lanes) to (lanes)
   void (*load_half)(const uint16_t* in, float* out);
   void (*load_bfloat16)(const uint16_t* in, float* out);
+  void (*load_even_bfloat16)(const uint16_t* in, float* out);  // 2 * lanes values to lanes
+  void (*load_odd_bfloat16)(const uint16_t* in, float* out);
   void (*store_half)(const float* in, uint16_t* out);
   void (*store_bfloat16)(const float* in, uint16_t* out);
   void (*load_mask_bytes)(const uint8_t* in, float* out);  // -1 where false

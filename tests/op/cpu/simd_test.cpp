@@ -96,6 +96,32 @@ TEST_P(Simd, TransposeMovesEveryElement) {
   }
 }
 
+TEST_P(Simd, SumsEachRow) {
+  const auto lanes = static_cast<size_t>(probe().lanes);
+  std::vector<float> matrix(lanes * lanes), sums(lanes), expected(lanes);
+  for (size_t i = 0; i < lanes; ++i) {
+    for (size_t j = 0; j < lanes; ++j) {
+      matrix[i * lanes + j] = static_cast<float>((i + 1) * (j + 3) % 101);  // small integers: no rounding
+      expected[i] += matrix[i * lanes + j];
+    }
+  }
+  probe().sum_each(matrix.data(), sums.data());
+  EXPECT_EQ(sums, expected);
+}
+
+TEST_P(Simd, LoadsEvenAndOddPlacesApart) {
+  const auto lanes = static_cast<size_t>(probe().lanes);
+  std::vector<uint16_t> bits(2 * lanes);
+  for (size_t i = 0; i < bits.size(); ++i) bits[i] = BFloat16::from(static_cast<double>(i + 1) * -0.5).bits;
+  std::vector<float> even(lanes), odd(lanes);
+  probe().load_even_bfloat16(bits.data(), even.data());
+  probe().load_odd_bfloat16(bits.data(), odd.data());
+  for (size_t i = 0; i < lanes; ++i) {
+    EXPECT_EQ(even[i], static_cast<float>(2 * i + 1) * -0.5f);
+    EXPECT_EQ(odd[i], static_cast<float>(2 * i + 2) * -0.5f);
+  }
+}
+
 // Every half and bfloat16 there is.
 TEST_P(Simd, LoadsAgreeWithScalarConversions) {
   const auto lanes = static_cast<uint32_t>(probe().lanes);
