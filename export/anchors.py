@@ -47,14 +47,16 @@ def _meets_product(node: ir.Node, facts: Facts, neighbours: Callable[[ir.Node], 
     for _ in range(_REACH):
         front = [new for old in front for new in neighbours(old) if new not in seen]
         seen.update(front)
-        products = [candidate for candidate in front if candidate.op_type in _PRODUCTS]
-        if any(facts.traces[0].data(value) is None for product in products for value in product.inputs[1:2]):
+        products = [node for node in front if node.op_type in _PRODUCTS and len(node.inputs) > _PRODUCTS[node.op_type]]
+        seconds = [product.inputs[_PRODUCTS[product.op_type]] for product in products]
+        if any(facts.traces[0].data(value) is None for value in seconds):
             return True
         front = [candidate for candidate in front if candidate not in products]
     return False
 
 
-_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "Einsum")
+# Products of two tensors, those of integers too, and which input the second tensor is.
+_PRODUCTS = {"MatMul": 1, "FusedMatMul": 1, "Gemm": 1, "Einsum": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
 
 
 def _producers(node: ir.Node) -> list[ir.Node]:

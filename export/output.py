@@ -11,7 +11,7 @@ from flashonnx.fusion.contraction import Contraction, Operand, atoms_by_label, c
 from flashonnx.fusion.facts import Facts, Refusal, data_consumers, is_in_body, require_inference
 from flashonnx.fusion.layout import redo
 from flashonnx.fusion.operand import Place
-from flashonnx.fusion.scores import Sink
+from flashonnx.fusion.scores import Sink, why_not
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _step(current: Probabilities, node: ir.Node, sink: Sink | None, facts: Facts
     elif node.op_type not in ("Cast", "Identity"):
         view = redo(node, current.view, facts)
     if view is None:
-        raise Refusal("the probabilities go to an operator that is not understood", node)
+        raise Refusal(why_not("the probabilities", node), node)
     return replace(current, value=node.outputs[0], view=view, absorbed=(*current.absorbed, node))
 
 

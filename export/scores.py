@@ -96,7 +96,47 @@ def _walk(scores: Scores, facts: Facts, consumer: ir.Node) -> Scores:
             return _walk(further, facts, node)
         except Refusal as error:
             refusal = refusal or error
-    raise refusal or Refusal("the scores come from an operator that is not understood", node)
+    raise refusal or Refusal(why_not("the scores", node), node)
+
+
+# Operators that round activations to integers or compute with such.
+_QUANTISED = frozenset(
+    [
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QLinearMatMul",
+        "QLinearSoftmax",
+        "QuantizeLinear",
+    ]
+)
+# Operators that put a tensor together from parts.
+_ASSEMBLING = frozenset(["Concat", "Scatter", "ScatterElements", "ScatterND"])
+
+
+def why_not(what: str, node: ir.Node) -> str:
+    """Why the walk ends at a node that has no handler. what: the scores or the probabilities."""
+    if node.op_type in _QUANTISED:
+        return f"{what} are quantised"
+    if node.op_type in _ASSEMBLING and sum(map(_is_product, node.inputs)) > 1:
+        return f"block-sparse attention: {what} are put together from products of blocks"
+    return f"{what} meet an operator that is not understood"
+
+
+def _is_product(value: ir.Value | None) -> bool:
+    """Whether the value is a product of two tensors, or made from one."""
+    pending = [] if value is None else [value.producer()]
+    seen: set[ir.Node] = set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen or node.op_type in ("Shape", "Size"):
+            continue
+        if node.op_type in ("MatMul", "FusedMatMul", "Gemm", "Einsum"):
+            return True
+        seen.add(node)
+        pending += [source.producer() for source in node.inputs if source is not None]
+    return False
 
 
 def _require_unshared(value: ir.Value, consumer: ir.Node) -> None:
@@ -230,13 +270,11 @@ def _clamp(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
 def _concat(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
     """Scores beside one column of sinks."""
     rank = scores.view.rank
-    if node.attributes.get_int("axis") % rank != rank - 1 or len(node.inputs) != 2 or scores.sink or scores.masks:
+    inner, column = (*node.inputs, None)[:2]
+    if inner is None or column is None or len(node.inputs) != 2 or set(facts.sizes(column)[-1]) != {1}:
+        raise Refusal(why_not("the scores", node), node)
+    if node.attributes.get_int("axis") % rank != rank - 1 or scores.sink or scores.masks:
         raise Refusal("the scores are joined with something else", node)
-    inner, column = node.inputs
-    assert inner is not None
-    assert column is not None
-    if set(facts.sizes(column)[-1]) != {1}:
-        raise Refusal("the scores are joined with more than one column of sinks", node)
     keys = (Atom(facts.sizes(inner)[-1]),)
     sink = Sink(column, broadcast_view(column, scores.view, facts), scores.factor, scores.view.axes[-1], keys)
     yield scores.through(node, inner, scores.view.replace(rank - 1, keys), sink=sink)

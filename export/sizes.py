@@ -114,14 +114,19 @@ def _links(graph: ir.Graph) -> Iterator[dict[str, str]]:
 def _written_sizes(graph: ir.Graph) -> list[int]:
     """Numbers that the file reshapes or expands to: the legacy exporter writes the example's sizes into some."""
     numbers: dict[int, None] = {}
+    products: dict[int, None] = {}
     for node in graph:
         if node.op_type not in ("Concat", "Reshape", "Expand"):
             continue
+        written: list[int] = []
         for value in node.inputs:
             tensor = None if value is None else ir.convenience.get_const_tensor(value)
             if tensor is not None and tensor.dtype == ir.DataType.INT64 and tensor.size <= 8:
-                numbers.update(dict.fromkeys(int(number) for number in tensor.numpy().reshape(-1) if number > 1))
-    return list(numbers)[:_MAX_WRITTEN_SIZES]
+                written += [int(number) for number in tensor.numpy().reshape(-1) if number > 1]
+        numbers.update(dict.fromkeys(written))
+        # A length that is cut into blocks shows as the product of their number and size.
+        products.update(dict.fromkeys(first * second for first, second in itertools.pairwise(written)))
+    return list(dict.fromkeys((*list(numbers)[:_MAX_WRITTEN_SIZES], *list(products)[:_MAX_WRITTEN_SIZES])))
 
 
 def _assign(symbols: dict[str, bool], index: int, stretch: int, links: dict[str, str]) -> dict[str, int]:

@@ -135,6 +135,65 @@ def test_probabilities_that_are_an_output_are_left_alone():
     assert_left_alone(attention(on_probabilities=shown), "output of the model")
 
 
+def quantised(graph: Graph, value: str) -> str:
+    """Rounded to 8 bits and back, as a quantiser leaves it around an operator."""
+    scale, zero = graph.constant(1 / 32, np.float32), graph.constant(0, np.int8)
+    return graph.op("DequantizeLinear", graph.op("QuantizeLinear", value, scale, zero), scale, zero)
+
+
+@pytest.mark.parametrize("place", ["scores", "probabilities"])
+def test_quantised_scores_are_left_alone(place):
+    assert_left_alone(attention(**{f"on_{place}": quantised}), f"the {place} are quantised")
+
+
+def test_quantised_operands_are_taken_as_they_are():
+    assert "QuantizeLinear" in assert_fused(attention(on_q=quantised, on_k=quantised)).op_types
+
+
+def test_a_product_of_integers_is_left_alone():
+    graph = Graph()
+    q, k = (graph.input(name, np.int8, ("batch", 2, "rows", 4), integers=range(-4, 5)) for name in "qk")
+    scores = graph.op("MatMulInteger", q, graph.transpose(k, 0, 1, 3, 2))
+    v = graph.input("v", np.float32, ("batch", 2, "rows", 4))
+    graph.outputs.append(graph.op("MatMul", graph.op("Softmax", graph.cast(scores, np.float32), axis=-1), v))
+    assert_left_alone(graph, "the scores are integers")
+
+
+def test_scores_of_blocks_are_told_as_such():
+    """As BigBird has them: some keys by one product, some by another."""
+
+    def of_blocks(graph: Graph, scores: str) -> str:
+        q, k = (graph.input(name, np.float32, ("batch", HEADS, rows, 4)) for name, rows in (("p", "rows"), ("r", 5)))
+        return graph.op("Concat", scores, graph.op("MatMul", q, graph.transpose(k, 0, 1, 3, 2)), axis=-1)
+
+    graph = attention(
+        on_scores=of_blocks, on_probabilities=lambda g, p: g.op("Slice", p, g.ints(0), g.ints(-5), g.ints(-1))
+    )
+    assert_left_alone(graph, "block-sparse attention", "Concat")
+
+
+def test_scores_scattered_into_place_are_told_as_such():
+    """As Longformer has them: each chunk's product is written to where its keys are."""
+
+    def scattered(graph: Graph, scores: str) -> str:
+        chunk = graph.input("chunk", np.float32, ("batch", HEADS, "rows", SIZE))
+        more = graph.op("MatMul", chunk, graph.transpose(chunk, 0, 1, 3, 2))
+        index = graph.op("Expand", graph.positions(graph.dim(scores, 3)), graph.op("Shape", more))
+        return graph.op("ScatterElements", scores, index, more, axis=3)
+
+    assert_left_alone(attention(on_scores=scattered), "block-sparse attention", "ScatterElements")
+
+
+def test_scores_beside_what_is_no_product_are_not_called_blocks():
+    def beside(graph: Graph, scores: str) -> str:
+        return graph.op("Concat", scores, graph.input("more", np.float32, ("batch", HEADS, "rows", 2)), axis=-1)
+
+    graph = attention(
+        on_scores=beside, on_probabilities=lambda g, p: g.op("Slice", p, g.ints(0), g.ints(-2), g.ints(-1))
+    )
+    assert_left_alone(graph, "the scores meet an operator that is not understood", "Concat")
+
+
 def test_dropout_is_dropped_in_inference_only():
     def dropout(training: bool):
         return lambda graph, p: graph.op(
