@@ -3,10 +3,36 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <system_error>
 #include <thread>
 
 namespace flashonnx {
+namespace {
+
+// To be woken takes a thread as long as a small problem takes to compute.
+constexpr std::chrono::microseconds kWatchFor{50};
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Watches for a moment whether `happened`; for longer waits there are condition variables.
+template <typename Happened>
+void watch_for(const Happened& happened) {
+  constexpr int kLooksBetweenClocks = 32;
+  const auto end = std::chrono::steady_clock::now() + kWatchFor;
+  do {
+    for (int i = 0; i < kLooksBetweenClocks; ++i) {
+      if (happened()) return;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+}
+
+}  // namespace
 
 ThreadPool& ThreadPool::instance() {
   static std::mutex mutex;
@@ -33,14 +59,19 @@ void ThreadPool::run(int threads, int64_t count, Parallel::Task task, void* cont
     std::lock_guard<std::mutex> lock(mutex_);
     job.workers = std::min(workers, workers_);
     job_ = job;
-    working_ = job.workers;
     next_.store(0, std::memory_order_relaxed);
     ++jobs_posted_;
   }
   posted_.notify_all();
   take_tasks(job);
   std::unique_lock<std::mutex> lock(mutex_);
-  finished_.wait(lock, [this] { return working_ == 0; });
+  job_.workers = 0;  // all tasks are taken: who wakes up now is not waited for
+  const auto finished = [this] { return working_ == 0; };
+  if (finished()) return;
+  lock.unlock();
+  watch_for(finished);
+  lock.lock();
+  finished_.wait(lock, finished);
 }
 
 void ThreadPool::start_workers(int workers) {
@@ -55,13 +86,16 @@ void ThreadPool::start_workers(int workers) {
 }
 
 void ThreadPool::work(int worker) {
-  std::unique_lock<std::mutex> lock(mutex_);
   uint64_t seen = 0;
+  const auto posted = [&] { return jobs_posted_ != seen; };
   while (true) {
-    posted_.wait(lock, [&] { return jobs_posted_ != seen; });
+    watch_for(posted);
+    std::unique_lock<std::mutex> lock(mutex_);
+    posted_.wait(lock, posted);
     seen = jobs_posted_;
     const Job job = job_;
     if (worker >= job.workers) continue;
+    ++working_;
     lock.unlock();
     take_tasks(job);
     lock.lock();

@@ -1,4 +1,5 @@
-// Threads for callers that have none of their own: kept between calls, asleep in between.
+// Threads for callers that have none of their own: kept between calls, where they watch for the next one for a moment
+// and then sleep.
 #pragma once
 
 #include <atomic>
@@ -34,11 +35,11 @@ class ThreadPool {
 
   std::mutex busy_;  // held by the call that has the workers
 
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;  // guards what follows; the atomic ones are also watched without it
   std::condition_variable posted_, finished_;
   Job job_;
-  uint64_t jobs_posted_ = 0;
-  int working_ = 0;
+  std::atomic<uint64_t> jobs_posted_{0};
+  std::atomic<int> working_{0};
   int workers_ = 0;
 
   std::atomic<int64_t> next_{0};
