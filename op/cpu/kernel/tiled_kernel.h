@@ -8,7 +8,8 @@
 //   Products(tile, scratch)
 //   pack_queries(rows, count, first)      `count` rows of a panel, the tile's rows from `first` on
 //   load_block(segment, keys)             the next block: keys of `segment`
-//   score(first, keys, scores)            S^T of the panel at row `first`, and its Maxima; `keys` count from the block's
+//   score(first, keys, scores)            S^T of the panel at row `first`, and its Maxima; `keys` count from the
+//   block's
 //                                         first
 //   add_values(first, keys, p, factor, o) o = diag(factor) o + V^T P^T, for p laid out as scores were; p is spent
 #pragma once
@@ -99,7 +100,7 @@ class TiledKernel {
     make_panels();
     for_each_block(tile_, span_, kBlockKeys, [this](const KeySegment& segment, KeySpan keys) {
       products_.load_block(segment, keys);
-      attend(keys);
+      attend(segment, keys);
     });
     for (int p = 0; p < panels_; ++p) finish(panel_[p]);
   }
@@ -124,10 +125,33 @@ class TiledKernel {
     }
   }
 
-  void attend(KeySpan block) {
+  void attend(const KeySegment& segment, KeySpan block) {
     for (int p = 0; p < panels_; ++p) {
+      prefetch_keys(segment, KeySpan{block.end, block.end + kBlockKeys}.within({segment.begin, segment.end}), p);
+      if (p + 1 < panels_) prefetch_mask(panel_[p + 1], block);
       const KeySpan keys = panel_[p].any.within(block);
       if (!keys.empty()) attend(panel_[p], keys, {keys.begin - block.begin, keys.end - block.begin});
+    }
+  }
+
+  // Each panel asks for a share of the next block's keys, so that none waits for memory when its turn comes. Rows that
+  // lie apart would be waited for one by one.
+  void prefetch_keys(const KeySegment& segment, KeySpan keys, int panel) const {
+    const int64_t share = (keys.size() + panels_ - 1) / panels_;
+    const KeySpan mine =
+        KeySpan{keys.begin + panel * share, keys.begin + (panel + 1) * share}.within(keys).within(span_);
+    for (int64_t key = mine.begin; key < mine.end; ++key) {
+      const int64_t j = key - segment.begin;
+      prefetch(element(tile_.dtype, segment.k, j * segment.k_row_stride), tile_.head_size * bytes_of(tile_.dtype));
+      prefetch(element(tile_.dtype, segment.v, j * segment.v_row_stride), tile_.v_head_size * bytes_of(tile_.dtype));
+    }
+  }
+
+  void prefetch_mask(const Panel& panel, KeySpan block) const {
+    if (tile_.mask_dtype == DType::kUndefined || tile_.mask_is_shared) return;
+    const KeySpan keys = panel.any.within(block);
+    for (int r = 0; r < panel.count; ++r) {
+      prefetch(element(tile_.mask_dtype, panel.rows[r].mask, keys.begin), keys.size() * bytes_of(tile_.mask_dtype));
     }
   }
 

@@ -18,6 +18,12 @@ inline char* element(DType dtype, void* base, int64_t index) {
   return static_cast<char*>(base) + index * bytes_of(dtype);
 }
 
+// Asks for [begin, begin + bytes) to be brought into the second-level cache.
+inline void prefetch(const char* begin, int64_t bytes) {
+  constexpr int64_t kCacheLine = 64;
+  for (int64_t byte = 0; byte < bytes; byte += kCacheLine) __builtin_prefetch(begin + byte, 0, 2);
+}
+
 // Values of a bool mask are what they add to a score: 0 or -infinity.
 inline Vec load_all(DType dtype, const void* p) {
   switch (dtype) {
