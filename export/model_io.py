@@ -16,6 +16,7 @@ from onnx_ir.passes.common import InlinePass
 
 from flashonnx import contract
 from flashonnx.fusion import soundness
+from flashonnx.fusion.embedded import write_embedded
 
 # Protobuf refuses messages of 2 GiB; beyond this much weight, which leaves room for nodes, it goes into a second file.
 MAX_EMBEDDED_BYTES = 1_800_000_000
@@ -127,7 +128,10 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     data_name = _data_name(model, path) if external else None
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            ir.save(model, Path(folder) / path.name, external_data=data_name)
+            if external:
+                ir.save(model, Path(folder) / path.name, external_data=data_name)
+            else:
+                write_embedded(model, Path(folder) / path.name)
             # The weights first: a model whose weights are not there yet would be a broken file.
             for name in filter(None, (data_name, path.name)):
                 written = Path(folder) / name

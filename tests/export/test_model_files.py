@@ -135,7 +135,7 @@ def test_an_existing_output_survives_a_failure(graph: Graph, tmp_path: Path, mon
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("onnx_ir.save", full)
+    monkeypatch.setattr("flashonnx.fusion.model_io.write_embedded", full)
     with pytest.raises(ModelError, match="No space left"):
         fuse(source, tmp_path / "fused.onnx")
     assert (tmp_path / "fused.onnx").read_bytes() == b"precious"
