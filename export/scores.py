@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from flashonnx.fusion.axes import Atom, View
 from flashonnx.fusion.contraction import Contraction, contraction_of
-from flashonnx.fusion.facts import Facts, Refusal, data_consumers, require_inference, require_single_consumer
+from flashonnx.fusion.facts import Facts, Refusal, require_inference, require_single_consumer
 from flashonnx.fusion.layout import broadcast_view, undo
 
 # At or below this a score, or what is added to one, excludes its key: exp underflows to 0 in every type.
@@ -86,7 +86,7 @@ def _walk(scores: Scores, facts: Facts, consumer: ir.Node) -> Scores:
     node = scores.value.producer()
     if node is None:
         raise Refusal(f"the scores are {scores.value.name}, which no node computes")
-    _require_unshared(scores.value, consumer)
+    _require_unshared(scores, consumer, facts)
     contraction = contraction_of(node, facts)
     if contraction is not None:
         return replace(scores, contraction=contraction, absorbed=(*scores.absorbed, node))
@@ -139,11 +139,22 @@ def _is_product(value: ir.Value | None) -> bool:
     return False
 
 
-def _require_unshared(value: ir.Value, consumer: ir.Node) -> None:
-    consumers: tuple[ir.Node, ...] = (consumer,)
-    if consumer.op_type == "Sub":  # x - ReduceMax(x)
-        consumers += tuple(node for node in data_consumers(value) if node.op_type == "ReduceMax")
-    require_single_consumer(value, "the scores", consumers)
+def _require_unshared(scores: Scores, consumer: ir.Node, facts: Facts) -> None:
+    maximum = _maximum(consumer, scores.view, facts) if consumer.op_type == "Sub" else None
+    require_single_consumer(scores.value, "the scores", (consumer,) if maximum is None else (consumer, maximum))
+
+
+def _maximum(sub: ir.Node, view: View, facts: Facts) -> ir.Node | None:
+    """The ReduceMax of x - max(x), if that takes the same from all keys of a query; softmax does not see it then."""
+    inner, other = sub.inputs
+    assert other is not None
+    node = other.producer()
+    while node is not None and node.op_type in ("Cast", "Expand", "Identity", "Reshape", "Unsqueeze"):
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node is None or node.op_type != "ReduceMax" or node.inputs[0] is not inner:
+        return None
+    varies_by_key = set(broadcast_view(other, view, facts).atoms()) & set(view.axes[-1])
+    return None if varies_by_key else node
 
 
 def _steps(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
@@ -205,9 +216,8 @@ def _sub(scores: Scores, node: ir.Node, facts: Facts) -> Iterator[Scores]:
     inner, other = node.inputs
     assert inner is not None
     assert other is not None
-    producer = other.producer()
-    if producer is not None and producer.op_type == "ReduceMax" and producer.inputs[0] is inner:
-        yield scores.through(node, inner, scores.view)  # softmax(x - max x) is softmax(x)
+    if _maximum(node, scores.view, facts) is not None:
+        yield scores.through(node, inner, scores.view)
         return
     yield _masked(scores, node, inner, MaskTerm("add", other, scores.view, -scores.factor), facts)
 

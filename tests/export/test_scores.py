@@ -27,6 +27,13 @@ def less_maximum(graph: Graph, scores: str) -> str:
     return graph.op("Sub", scores, graph.op("ReduceMax", scores, graph.ints(-1), keepdims=1))
 
 
+def less_maximum_of_lower_rank(graph: Graph, scores: str) -> str:
+    """As LayoutLMv3 has it: amax(dim=-1).unsqueeze(-1), and all of it at a 32nd of the size."""
+    small = times(SIZE**-0.5 / 32)(graph, scores)
+    largest = graph.unsqueeze(graph.op("ReduceMax", small, graph.ints(-1), keepdims=0), -1)
+    return times(32)(graph, graph.op("Sub", small, largest))
+
+
 def with_sinks(graph: Graph, scores: str) -> str:
     """One more column, as GPT-OSS has it."""
     sinks = graph.constant(np.arange(HEADS).reshape(1, HEADS, 1, 1) / 2, np.float32)
@@ -52,13 +59,30 @@ def scale_of(fused: Fused) -> float:
         ({"on_q": times(0.5), "on_scores": times(0.5)}, 0.25),
         ({"on_q": run_time_scale, "on_scores": lambda g, s: s}, SIZE**-0.5),
         ({"on_scores": less_maximum}, SIZE**-0.5),
+        ({"on_scores": less_maximum_of_lower_rank}, SIZE**-0.5),
     ],
-    ids=["on scores", "none", "division", "roots on q and k", "in two parts", "at run time", "less its maximum"],
+    ids=[
+        "on scores",
+        "none",
+        "division",
+        "roots on q and k",
+        "in two parts",
+        "at run time",
+        "less its maximum",
+        "unsqueezed",
+    ],
 )
 def test_scale(changes, scale):
     fused = assert_fused(attention(**changes))
     assert scale_of(fused) == pytest.approx(scale)
     assert fused.op_types == ["FlashAttention"]
+
+
+def test_scores_less_the_largest_of_each_key_are_not_taken_for_those_less_the_largest_of_each_query():
+    def less_by_key(graph: Graph, scores: str) -> str:
+        return graph.op("Sub", scores, graph.op("ReduceMax", scores, graph.ints(-2), keepdims=1))
+
+    assert_left_alone(attention(on_scores=less_by_key), "used elsewhere", "ReduceMax")
 
 
 @pytest.mark.parametrize("shape", [(HEADS, 1, 1), (1, HEADS, 1, 1), ("batch", HEADS, "rows", 1), ()])
