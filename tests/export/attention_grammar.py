@@ -28,7 +28,7 @@ class Case:
     @property
     def rounding(self) -> float:
         """What fp32 loses of the scores of a row without keys to which -10000 is added."""
-        return 1e4 * float(np.finfo(np.float32).eps) if "fill=-1e+04" in self.spelling else 0.0
+        return 1e4 * float(np.finfo(np.float32).eps) * self.spelling.count("fill=-1e+04")
 
 
 @dataclass
@@ -60,7 +60,8 @@ class Site:
 
 
 # What is nearly, but not, attention; "" is the real thing. Half of the graphs are.
-NEAR_MISSES = (
+_FUSIBLE_NEAR_MISSES = ("keys against queries", "scale by row", "scale is an input", "scale from the queries")
+HOPELESS_NEAR_MISSES = (
     "softmax over rows",
     "softmax over heads",
     "softmax over rows and keys",
@@ -72,12 +73,11 @@ NEAR_MISSES = (
     "probabilities scaled by key",
     "probabilities scaled by row",
     "probabilities masked",
-    "keys against queries",
-    "scale by row",
-    "scale is an input",
-    "scale from the queries",
-    "transposed V",
+    "scores quantised",
+    "probabilities quantised",
+    "product of integers",
 )
+NEAR_MISSES = (*_FUSIBLE_NEAR_MISSES, "transposed V", *HOPELESS_NEAR_MISSES)
 
 
 @st.composite
@@ -126,6 +126,8 @@ def _attention(site: Site) -> str:
         graph.outputs.append(scores)
     if site.near_miss == "scores are used twice":
         graph.outputs.append(graph.op("Sigmoid", scores))
+    if site.near_miss == "scores quantised":
+        scores = _quantised(site, scores)
     scores = add_masks(site, scores, q, k)
     probabilities = _probabilities(site, scores)
     return _output(site, probabilities, v)
@@ -228,6 +230,9 @@ def _product(site: Site, q: str, k: str) -> str:
     graph = site.graph
     if site.near_miss == "keys against queries":
         return graph.op("MatMul", k, graph.transpose(q, 0, 1, 3, 2))
+    if site.near_miss == "product of integers":
+        kt = graph.transpose(k, 0, 1, 3, 2)
+        return graph.cast(graph.op("MatMulInteger", graph.cast(q, np.int8), graph.cast(kt, np.int8)), site.dtype)
     spelling = site.pick("product", "matmul", "einsum", "bmm", "fused")
     if spelling == "einsum":
         return graph.op("Einsum", q, k, equation="bhid,bhjd->bhij")
@@ -259,8 +264,27 @@ def _scaled_scores(site: Site, scores: str, q: str, factor: float) -> str:
     return scores
 
 
+def _quantised(site: Site, value: str) -> str:
+    """Rounded to 8 bits and back."""
+    graph = site.graph
+    scale, zero = graph.constant(1 / 32, np.float32), graph.constant(0, np.int8)
+    rounded = graph.op("QuantizeLinear", graph.cast(value, np.float32), scale, zero)
+    return graph.cast(graph.op("DequantizeLinear", rounded, scale, zero), site.dtype)
+
+
+def _with_sinks(site: Site, scores: str) -> str:
+    """The scores with one more column, whose logits count in the softmax only."""
+    graph = site.graph
+    sinks = np.linspace(-1, 1, site.heads).reshape(1, site.heads, 1, 1)
+    column = graph.expand(graph.constant(sinks, site.dtype), (scores, 0), site.heads, (scores, 2), 1)
+    return graph.op("Concat", scores, column, axis=-1)
+
+
 def _probabilities(site: Site, scores: str) -> str:
     graph = site.graph
+    sinks = not site.near_miss and site.pick("sinks", "no", "no", "no", "yes") == "yes"
+    if sinks:
+        scores = _with_sinks(site, scores)
     wide = site.dtype == np.float16 and site.draw(st.booleans())
     if wide:
         scores = graph.cast(scores, np.float32)
@@ -280,6 +304,8 @@ def _probabilities(site: Site, scores: str) -> str:
         probabilities = graph.op("Identity", probabilities)
     elif step == "dropout":
         probabilities = graph.op("Dropout", probabilities)
+    if sinks:
+        probabilities = graph.op("Slice", probabilities, graph.ints(0), graph.ints(-1), graph.ints(-1))
     return _changed(site, probabilities, scores)
 
 
@@ -288,6 +314,8 @@ def _changed(site: Site, probabilities: str, scores: str) -> str:
     graph, near_miss = site.graph, site.near_miss
     if near_miss == "probabilities are an output":
         graph.outputs.append(probabilities)
+    elif near_miss == "probabilities quantised":
+        return _quantised(site, probabilities)
     elif near_miss == "probabilities become integers":
         return graph.cast(graph.cast(probabilities, np.int32), site.dtype)
     elif near_miss == "log of probabilities":

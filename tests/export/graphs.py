@@ -16,13 +16,17 @@ IR_VERSION = 10
 
 @dataclass(frozen=True)
 class Input:
-    """A model input. integers: the numbers that its elements may be; None for activations."""
+    """A model input. integers: the numbers that its elements may be; None for activations.
+
+    is_padding: ones at the keys that count; with a fill, 0 there and the fill elsewhere.
+    """
 
     name: str
     dtype: np.dtype
     dims: tuple[Dim, ...]
     integers: tuple[int, ...] | None = None
     is_padding: bool = False
+    fill: float | None = None
 
 
 @dataclass
@@ -130,7 +134,8 @@ PADDINGS = ("none", "right", "left", "middle", "all")
 def _draw(value: Input, sizes: Mapping[str, int], padding: str, generator: np.random.Generator) -> np.ndarray:
     shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in value.dims)
     if value.is_padding:
-        return _padding(shape, padding, generator).astype(value.dtype)
+        keep = _padding(shape, padding, generator)
+        return (keep if value.fill is None else np.where(keep, 0.0, value.fill)).astype(value.dtype)
     if value.integers is not None:
         return generator.choice(np.asarray(value.integers), shape).astype(value.dtype)
     return generator.standard_normal(shape).astype(value.dtype)

@@ -28,6 +28,7 @@ def add_masks(site: Site, scores: str, q: str, k: str) -> str:
             "both",
             "tokens",
             "float",
+            "excluding",
             "bias",
             "parity",
         )
@@ -176,6 +177,14 @@ def _float(site: Site, scores: str, q: str, k: str) -> str:
     return site.graph.op(operation, scores, bias)
 
 
+def _excluding(site: Site, scores: str, q: str, k: str) -> str:
+    """A float mask that the caller gives, 0 or what excludes a key."""
+    shape = site.draw(st.sampled_from([("rows", *_total(site)), ("batch", 1, 1, *_total(site))]))
+    name = site.graph.name("float_mask")
+    mask = site.graph.input(name, site.dtype, shape, is_padding=True, fill=_fill(site))
+    return site.graph.op("Add", scores, mask)
+
+
 def _bias(site: Site, scores: str, q: str, k: str) -> str:
     """A bias by distance or by head, made from shapes."""
     graph = site.graph
@@ -225,6 +234,7 @@ _ADD = {
     "both": _both,
     "tokens": _tokens,
     "float": _float,
+    "excluding": _excluding,
     "bias": _bias,
     "parity": _parity,
 }

@@ -10,10 +10,9 @@ import onnxruntime as ort
 from hypothesis import event, given, note, settings
 
 import flashonnx
-from flashonnx import contract
 from flashonnx.fusion import fuse
 from flashonnx.fusion.run import run_model
-from tests.export.attention_grammar import Case, attentions
+from tests.export.attention_grammar import HOPELESS_NEAR_MISSES, Case, attentions
 from tests.export.graphs import PADDINGS
 
 # How many graphs; more than the CI has time for by FLASHONNX_FUZZ_EXAMPLES, which also draws others each time.
@@ -57,20 +56,31 @@ def assert_same(before: list[list[np.ndarray]], after: list[list[np.ndarray]], t
             np.testing.assert_allclose(new[known], old[known], rtol=tolerance, atol=tolerance)
 
 
+def nodes_of(model: onnx.ModelProto) -> set[tuple[object, ...]]:
+    """Each node with what it reads and gives. The pass drops unused ones, and moves constants to the weights."""
+    return {
+        (node.domain, node.op_type, *node.input, "->", *node.output)
+        for node in model.graph.node
+        if node.op_type != "Constant"
+    }
+
+
 @settings(max_examples=int(EXAMPLES or 80), derandomize=EXAMPLES is None)
 @given(case=attentions())
 def test_fused_is_what_it_was(case: Case) -> None:
     """Without verification, which would hide what was misread."""
     note(", ".join(case.spelling))
-    feeds = feeds_of(case)
-    before = list(run_model(case.model, feeds))
     result = fuse(case.model, verify=False)
     (site,) = result.report.sites
     event(f"{case.spelling[0]}: {'fused' if site.fused else 'left alone'}")
-    tolerance = max(TOLERANCE[case.dtype.name], case.rounding)
-    assert_same(before, list(run_model(result.model, feeds)), tolerance)
-    if site.fused:
-        assert_same(before, run_with_library(result.model, feeds), tolerance)
-    else:
+    fused = result.model
+    if not site.fused:
         assert site.reason
-        assert not any(node.domain == contract.DOMAIN for node in result.model.graph.node)
+        assert nodes_of(fused) <= nodes_of(case.model)
+        return
+    assert case.spelling[0] not in HOPELESS_NEAR_MISSES
+    feeds = feeds_of(case)
+    before = list(run_model(case.model, feeds))
+    tolerance = max(TOLERANCE[case.dtype.name], case.rounding)
+    assert_same(before, list(run_model(fused, feeds)), tolerance)
+    assert_same(before, run_with_library(fused, feeds), tolerance)
