@@ -13,14 +13,14 @@
 
 namespace flashonnx::cpu {
 
-RowEnd finish_row(float m, float l, float sink) {
+RowEnd finish_row(float m, float l, float sink, bool needs_lse) {
   constexpr float kNever = -std::numeric_limits<float>::infinity();
   if (l == 0) return {0, kNever};  // no key is allowed: 0, never 0/0
-  if (sink == kNever) return {1 / l, m + std::log(l)};
+  if (sink == kNever) return {1 / l, needs_lse ? m + std::log(l) : 0};
   const float base = std::max(m, sink);
   const float shrink = std::exp(m - base);
   const float sum = l * shrink + std::exp(sink - base);
-  return {shrink / sum, base + std::log(sum)};
+  return {shrink / sum, needs_lse ? base + std::log(sum) : 0};
 }
 
 namespace {

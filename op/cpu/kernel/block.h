@@ -5,7 +5,8 @@
 
 namespace flashonnx::cpu::FLASHONNX_ISA {
 
-constexpr int64_t kBlockKeys = 128;  // a panel's scores then stay in L1
+// A panel's scores then stay in L1; a multiple of kMaxBroadcasts, so that no group of keys is cut short.
+constexpr int64_t kBlockKeys = 192;
 constexpr float kNever = -__builtin_inff();
 
 // Keys [begin, end).

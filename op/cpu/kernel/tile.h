@@ -70,7 +70,7 @@ struct RowEnd {
   float factor;
   float lse;
 };
-RowEnd finish_row(float m, float l, float sink);
+RowEnd finish_row(float m, float l, float sink, bool needs_lse = true);
 
 // A kernel, and the floats of scratch, aligned to 64 bytes, that it wants for a tile.
 struct TileKernel {

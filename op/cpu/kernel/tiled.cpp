@@ -24,14 +24,13 @@ class FloatProducts {
 
   void pack_queries(const TileRow* rows, int count, int first) {
     float* q = scratch_.q + first * tile_.head_size;
-    const Vec scale = broadcast(tile_.q_scale);
     for (int r = 0; r < kPanelRows; r += kLanes) {
       for (int64_t d = 0; d < tile_.head_size; d += kLanes) {
-        const int64_t columns = tile_.head_size - d < kLanes ? tile_.head_size - d : kLanes;
-        Vec column[kLanes];
-        load_queries(rows + r, count - r, d, columns, column);
-        transpose(column);
-        for (int64_t c = 0; c < columns; ++c) store(q + (d + c) * kPanelRows + r, column[c] * scale);
+        if (r + kLanes <= count && d + kLanes <= tile_.head_size) {
+          pack_whole(rows + r, d, q + d * kPanelRows + r);
+        } else {
+          pack_part(rows + r, count - r, d, q + d * kPanelRows + r);
+        }
       }
     }
   }
@@ -52,14 +51,24 @@ class FloatProducts {
   }
 
  private:
-  void load_queries(const TileRow* rows, int used, int64_t d, int64_t count, Vec (&out)[kLanes]) {
-    if (tile_.dtype == DType::kFloat && used >= kLanes && count == kLanes) {
-      for (int r = 0; r < kLanes; ++r) out[r] = load(static_cast<const float*>(rows[r].q) + d);
-      return;
-    }
+  // Of kLanes rows the columns from d on, all kLanes of which exist: everything stays in registers.
+  void pack_whole(const TileRow* rows, int64_t d, float* q) const {
+    const Vec scale = broadcast(tile_.q_scale);
+    Vec columns[kLanes];
+    for (int r = 0; r < kLanes; ++r) columns[r] = load_all(tile_.dtype, element(tile_.dtype, rows[r].q, d));
+    transpose(columns);
+    for (int c = 0; c < kLanes; ++c) store(q + c * kPanelRows, columns[c] * scale);
+  }
+
+  // Of `used` rows the columns that are left; the lanes of other rows become 0.
+  void pack_part(const TileRow* rows, int used, int64_t d, float* q) const {
+    const Vec scale = broadcast(tile_.q_scale), zero = broadcast(0.0f);
+    Vec columns[kLanes];
     for (int r = 0; r < kLanes; ++r) {
-      out[r] = r < used ? load_values(tile_.dtype, rows[r].q, d, count) : broadcast(0.0f);
+      columns[r] = r < used ? load_values(tile_.dtype, rows[r].q, d, tile_.head_size - d) : zero;
     }
+    transpose(columns);
+    for (int c = 0; c < kLanes && d + c < tile_.head_size; ++c) store(q + c * kPanelRows, columns[c] * scale);
   }
 
   // Rows as floats, where they are or copied. Rows that lie apart, as in (batch, row, head, column) tensors, are copied

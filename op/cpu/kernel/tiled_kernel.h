@@ -242,10 +242,11 @@ class TiledKernel {
     alignas(64) float factor[kPanelRows] = {};
     void* outputs[kPanelRows];
     for (int r = 0; r < panel.count; ++r) {
-      const RowEnd end = finish_row(panel.m[r], panel.l[r], panel.rows[r].sink);
+      const TileRow& row = panel.rows[r];
+      const RowEnd end = finish_row(panel.m[r], panel.l[r], row.sink, row.lse != nullptr);
       factor[r] = end.factor;
-      outputs[r] = panel.rows[r].y;
-      if (panel.rows[r].lse != nullptr) *panel.rows[r].lse = end.lse;
+      outputs[r] = row.y;
+      if (row.lse != nullptr) *row.lse = end.lse;
     }
     write_rows(panel, factor, tile_.dtype, outputs);
   }
@@ -269,24 +270,34 @@ class TiledKernel {
       const auto dead = equal(factors, zero);  // its sums may be NaN, where V is
       const int used = panel.count - first < kLanes ? panel.count - first : kLanes;
       for (int64_t d = 0; d < tile_.v_head_size; d += kLanes) {
-        const int64_t count = tile_.v_head_size - d < kLanes ? tile_.v_head_size - d : kLanes;
-        Vec rows[kLanes];
-        for (int64_t c = 0; c < kLanes; ++c) {
-          rows[c] = c < count ? zero_where(dead, load(panel.o + (d + c) * kPanelRows + first) * factors) : zero;
+        const float* o = panel.o + d * kPanelRows + first;
+        const auto column = [&](int64_t c) { return zero_where(dead, load(o + c * kPanelRows) * factors); };
+        const int64_t columns = tile_.v_head_size - d;
+        if (used == kLanes && columns >= kLanes) {
+          write_whole(column, dtype, outputs + first, d);
+        } else {
+          write_part(column, dtype, outputs + first, used, d, columns);
         }
-        transpose(rows);
-        store_rows(rows, dtype, outputs + first, used, d, count);
       }
     }
   }
 
-  static void store_rows(const Vec (&rows)[kLanes], DType dtype, void* const* outputs, int used, int64_t d,
-                         int64_t count) {
-    if (dtype == DType::kFloat && used == kLanes && count == kLanes) {
-      for (int r = 0; r < kLanes; ++r) store(static_cast<float*>(outputs[r]) + d, rows[r]);
-      return;
-    }
-    for (int r = 0; r < used; ++r) store_values(dtype, outputs[r], d, count, rows[r]);
+  // Of kLanes rows the columns from d on, all kLanes of which exist: everything stays in registers.
+  template <typename Column>
+  static void write_whole(const Column& column, DType dtype, void* const* outputs, int64_t d) {
+    Vec rows[kLanes];
+    for (int c = 0; c < kLanes; ++c) rows[c] = column(c);
+    transpose(rows);
+    for (int r = 0; r < kLanes; ++r) store_all(dtype, element(dtype, outputs[r], d), rows[r]);
+  }
+
+  template <typename Column>
+  static void write_part(const Column& column, DType dtype, void* const* outputs, int used, int64_t d,
+                         int64_t columns) {
+    Vec rows[kLanes];
+    for (int c = 0; c < kLanes; ++c) rows[c] = c < columns ? column(c) : broadcast(0.0f);
+    transpose(rows);
+    for (int r = 0; r < used; ++r) store_values(dtype, outputs[r], d, columns, rows[r]);
   }
 
   const Tile& tile_;
