@@ -23,9 +23,7 @@ std::string head_sizes(const Problem& problem) {
 
 // What rules out every tensor-core kernel; empty: nothing does.
 std::string why_not_tiled(const Problem& problem) {
-  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) {
-    return "it takes float16 and bfloat16";
-  }
+  if (problem.dtype == DType::kDouble) return "it takes float, float16 and bfloat16";
   if (problem.qk_matmul_output != nullptr) return "it never holds qk_matmul_output";
   if (problem.total_sequence_length() == 0) return "there are no keys";
   if (problem.total_sequence_length() > 0x7FFFFFFF || problem.q_sequence_length > 0x7FFFFFFF) {
@@ -45,6 +43,7 @@ bool copy_engine_reads(const Input& view, int64_t batches, int64_t heads, int64_
 
 std::string why_not_sm90(const Problem& problem, const Device& device) {
   if (device.compute_capability != 90) return "it needs compute capability 9.0";
+  if (problem.dtype == DType::kFloat) return "it takes float16 and bfloat16";
   if (sm90_head_sizes(problem) == nullptr) return head_sizes(problem) + " exceed what it is built for";
   const int64_t keys = problem.total_sequence_length();
   const Workspace moved = workspace(problem, Kernel::kSm90, 1);
@@ -52,10 +51,17 @@ std::string why_not_sm90(const Problem& problem, const Device& device) {
                                        problem.head_size) &&
                      copy_engine_reads(moved.k, problem.batch_size, problem.kv_num_heads, keys, problem.head_size) &&
                      copy_engine_reads(moved.v, problem.batch_size, problem.kv_num_heads, keys, problem.v_head_size);
-  if (!reads || !aligned_rows(problem.y, problem.v_head_size)) {
+  if (!reads || !aligned_rows(problem.y, problem.v_head_size, size_of(problem.dtype))) {
     return "rows of Q, K, V or Y do not all start at multiples of 16 bytes";
   }
   return "";
+}
+
+// A kernel built for `size`, 0 for none, with that much shared memory.
+std::string why_not_sized(const Problem& problem, int size, int64_t shared_bytes, const Device& device) {
+  if (size == 0) return head_sizes(problem) + " exceed what it is built for";
+  if (shared_bytes <= device.shared_memory_bytes) return "";
+  return "it needs " + std::to_string(shared_bytes) + " bytes of shared memory for this head size";
 }
 
 std::string why_not_split(const Problem& problem, const Device& device) {
@@ -64,12 +70,12 @@ std::string why_not_split(const Problem& problem, const Device& device) {
     return std::to_string(rows) + " query rows per key/value head, it is for " + std::to_string(kFewRows) + " or fewer";
   }
   const int size = split_head_size(problem);
-  if (size == 0) return head_sizes(problem) + " exceed what it is built for";
-  const int64_t shared = split_shared_bytes(size);
-  if (shared > device.shared_memory_bytes) {
-    return "it needs " + std::to_string(shared) + " bytes of shared memory for this head size";
-  }
-  return "";
+  return why_not_sized(problem, size, split_shared_bytes(size_of(problem.dtype), size), device);
+}
+
+std::string why_not_sm80(const Problem& problem, const Device& device) {
+  const int size = sm80_head_size(problem);
+  return why_not_sized(problem, size, sm80_shared_bytes(size_of(problem.dtype), size), device);
 }
 
 std::string why_not(Kernel kernel, const Problem& problem, const Device& device) {
@@ -81,7 +87,7 @@ std::string why_not(Kernel kernel, const Problem& problem, const Device& device)
   if (!tiled.empty()) return tiled;
   if (kernel == Kernel::kSm90) return why_not_sm90(problem, device);
   if (kernel == Kernel::kSplit) return why_not_split(problem, device);
-  return sm80_head_size(problem) == 0 ? head_sizes(problem) + " exceed what it is built for" : "";
+  return why_not_sm80(problem, device);
 }
 
 // Enough parts to give every multiprocessor as many blocks as it holds (two at most), of no fewer keys than are worth a
@@ -90,7 +96,8 @@ int choose_splits(const Problem& problem, const Device& device) {
   const int64_t row_tiles =
       (problem.q_sequence_length * problem.group_size() + kSplitTile.q_tile - 1) / kSplitTile.q_tile;
   const int64_t tiles = problem.batch_size * problem.kv_num_heads * row_tiles;
-  const int64_t resident = device.shared_memory_bytes / split_shared_bytes(split_head_size(problem)) >= 2 ? 2 : 1;
+  const int64_t shared = split_shared_bytes(size_of(problem.dtype), split_head_size(problem));
+  const int64_t resident = device.shared_memory_bytes / shared >= 2 ? 2 : 1;
   const int64_t wanted = resident * device.multiprocessors / std::max<int64_t>(1, tiles);
   const int64_t most = std::min<int64_t>(kMostSplits, problem.total_sequence_length() / kLeastSplitKeys);
   return static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
@@ -103,7 +110,7 @@ void fill(const Problem& problem, Plan* plan) {
       tile = sm90_tile(*sm90_head_sizes(problem), sm90_use(problem));
       break;
     case Kernel::kSm80:
-      tile = sm80_tile(sm80_head_size(problem));
+      tile = sm80_tile(size_of(problem.dtype), sm80_head_size(problem));
       break;
     case Kernel::kSplit:
       tile = kSplitTile;
@@ -152,13 +159,13 @@ Status choose(const Problem& problem, Plan* plan) {
   return Status::error("no CUDA kernel takes this problem: " + obstacles);
 }
 
+}  // namespace
+
 Status check_device(const Device& device) {
   if (device.compute_capability >= kLeastComputeCapability) return {};
   return Status::error("the GPU has compute capability " + to_version(device.compute_capability) +
                        "; allowed: " + to_version(kLeastComputeCapability) + " or later");
 }
-
-}  // namespace
 
 const char* name(Kernel kernel) {
   switch (kernel) {

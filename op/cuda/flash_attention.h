@@ -30,6 +30,8 @@ Status query_device(int ordinal, Device* device);
 Status query_current_device(Device* device);
 // The largest GPU of a compute capability, which need not be here; an error where none is known.
 Status known_device(int compute_capability, Device* device);
+// Whether the kernels are built for it.
+Status check_device(const Device& device);
 // A compute capability as it is written: "9.0" for 90.
 std::string to_version(int compute_capability);
 

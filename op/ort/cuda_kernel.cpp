@@ -24,7 +24,8 @@ class CudaKernel {
     if (status.ok()) status = from_ort(api_, api_->AllocatorGetInfo(allocator_, &memory_));
     int ordinal = 0;
     if (status.ok()) status = from_ort(api_, api_->MemoryInfoGetId(memory_, &ordinal));
-    return status.ok() ? cuda::query_device(ordinal, &device_) : status;
+    if (status.ok()) status = cuda::query_device(ordinal, &device_);
+    return status.ok() ? cuda::check_device(device_) : status;
   }
 
   Status compute(OrtKernelContext* context) const {
