@@ -63,7 +63,7 @@ def _draw(value: ir.Value, pattern: str, trace: Trace, generator: np.random.Gene
     elif numbers and pattern == "sparse":
         array = np.where(generator.random(known.shape) < 0.4, generator.choice(numbers, known.shape), 0)
     else:
-        array = _fill(pattern, known.shape, generator)
+        array = fill(pattern, known.shape, generator)
     return array.astype(known.dtype.numpy())
 
 
@@ -103,7 +103,8 @@ def _compared_with(value: ir.Value, trace: Trace) -> list[int]:
     return sorted(numbers)
 
 
-def _fill(pattern: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+def fill(pattern: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """Ones where a position counts, of any of PATTERNS."""
     if pattern == "ones":
         return np.ones(shape)
     if pattern == "zeros" or not shape:

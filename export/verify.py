@@ -6,6 +6,7 @@ computed from the model's own inputs, with padding on either side and with rows 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +21,10 @@ from flashonnx.fusion.evaluate import Trace
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.lower import Lowered
 from flashonnx.fusion.mask_terms import Meaning
-from flashonnx.fusion.patterns import patterns
+from flashonnx.fusion.patterns import PATTERNS, fill, patterns
 from flashonnx.fusion.portable import Form, portable_function
 from flashonnx.fusion.run import run_model, run_reference
+from flashonnx.fusion.tensor_type import Type
 
 # Largest difference, absolute and relative to the old value: room for sums in another order, not for another sum.
 TOLERANCE = {ir.DataType.FLOAT: 1e-4, ir.DataType.DOUBLE: 1e-9, ir.DataType.FLOAT16: 2e-2}
@@ -53,7 +55,9 @@ class Verifier:
         """The largest absolute difference. Raises Refusal if that is too much, or if either version does not run."""
         old_values, new_values = zip(*lowered.replaced, strict=True)
         old_cut, new_cut = (self._cut(attention, lowered, values) for values in (old_values, new_values))
-        feeds = list(self._feeds(old_cut, new_cut))
+        # A mask that the caller gives as numbers excludes keys by them, as the padding masks do.
+        excluding = {term.source.value for term in meaning.terms if term.is_added and not term.is_moderate}
+        feeds = list(self._feeds(excluding, old_cut, new_cut))
         # ONNX Runtime's own Attention is not what the standard says; see run.as_the_standard_says. Its
         # GroupQueryAttention leaves rows past an entry's length open. Ours would run by the function of the new form.
         by_definition = any(node.op_type in _BY_DEFINITION for node in old_cut.nodes)
@@ -119,11 +123,15 @@ class Verifier:
         functions = [ir.serde.serialize_function(portable_function(form, "", opsets))] if with_function else []
         return onnx.helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=self.ir_version)
 
-    def _feeds(self, *cuts: _Cut) -> Iterator[dict[str, np.ndarray]]:
+    def _feeds(self, excluding: set[ir.Value], *cuts: _Cut) -> Iterator[dict[str, np.ndarray]]:
         generator = np.random.default_rng(0)
         inputs = dict.fromkeys(value for cut in cuts for value in cut.inputs)
-        for trace in self.fed:
-            yield {str(value.name): draw(value, trace, generator) for value in inputs}
+        for trace, pattern in zip(self.fed, itertools.cycle(PATTERNS), strict=False):
+            feeds = {str(value.name): draw(value, trace, generator) for value in inputs}
+            for value in excluding.intersection(inputs):
+                if trace.data(value) is None and pattern != "ones":
+                    feeds[str(value.name)] = _excluding(trace.types[value], pattern, generator)
+            yield feeds
 
 
 def _run(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]], by_definition: bool) -> list[list[np.ndarray]]:
@@ -150,6 +158,13 @@ def draw(value: ir.Value, trace: Trace, generator: np.random.Generator) -> np.nd
     if known.dtype.is_floating_point():
         return generator.standard_normal(known.shape).astype(known.dtype.numpy())
     return generator.integers(0, 2, known.shape).astype(known.dtype.numpy())
+
+
+def _excluding(type_: Type, pattern: str, generator: np.random.Generator) -> np.ndarray:
+    """A mask of 0 and what excludes a key; half precision has no number for that which every runtime rounds alike."""
+    dtype = type_.dtype.numpy()
+    excluded = -np.inf if type_.dtype == ir.DataType.FLOAT16 else type_.dtype.min
+    return np.where(fill(pattern, type_.shape, generator), 0.0, excluded).astype(dtype)
 
 
 def difference(old: np.ndarray, new: np.ndarray, tolerance: float) -> float:

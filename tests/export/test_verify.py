@@ -1,0 +1,141 @@
+"""Verification: whatever the pass gets wrong, the site or the model is refused and reported, and left as it was."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import flashonnx.fusion
+from flashonnx.fusion import FuseResult
+from flashonnx.fusion.attention import Attention
+from flashonnx.fusion.band import UNBOUNDED
+from flashonnx.fusion.emit import Emitter
+from flashonnx.fusion.lower import Lowered, lower
+from flashonnx.fusion.mask_terms import Meaning
+from flashonnx.fusion.patterns import PATTERNS, patterns
+from flashonnx.fusion.sizes import trace_model
+from flashonnx.fusion.verify import Verifier
+from tests.export.forms import Change, attention
+from tests.export.graphs import Graph
+
+# The module; the package has a function of that name.
+PASS = sys.modules["flashonnx.fusion.fuse"]
+LOWEST = float(np.finfo(np.float32).min)
+
+Misread = Callable[[Attention, Meaning], tuple[Attention, Meaning]]
+
+
+def masked(graph: Graph, scores: str) -> str:
+    """Causal and padding, by numbers."""
+    keep = graph.input("keep", np.bool_, ("batch", "rows"), integers=(0, 1), is_padding=True)
+    rows, keys = (graph.positions(graph.dim(scores, axis)) for axis in (2, 3))
+    causal = graph.op("LessOrEqual", keys, graph.unsqueeze(rows, 1))
+    allowed = graph.op("And", causal, graph.unsqueeze(keep, 1, 2))
+    return graph.op("Where", allowed, scores, graph.constant(LOWEST, np.float32))
+
+
+def with_float_mask(graph: Graph, scores: str) -> str:
+    return graph.op("Add", scores, graph.input("mask", np.float32, ("batch", 1, 1, "rows")))
+
+
+def scaled(attention: Attention, meaning: Meaning) -> tuple[Attention, Meaning]:
+    return replace(attention, scale=attention.scale * 1.01), meaning
+
+
+def not_causal(attention: Attention, meaning: Meaning) -> tuple[Attention, Meaning]:
+    return attention, replace(meaning, band=UNBOUNDED)
+
+
+def not_padded(attention: Attention, meaning: Meaning) -> tuple[Attention, Meaning]:
+    return attention, replace(meaning, terms=(), mean_rows=False)
+
+
+def without_mean_rows(attention: Attention, meaning: Meaning) -> tuple[Attention, Meaning]:
+    """Wrong in rows without a key only, which left padding and a row that is masked altogether have."""
+    return attention, replace(meaning, mean_rows=False, terms=tuple(replace(t, fill=-np.inf) for t in meaning.terms))
+
+
+def softcapped(attention: Attention, meaning: Meaning) -> tuple[Attention, Meaning]:
+    return replace(attention, softcap=5.0), meaning
+
+
+def fuse_misread(misread: Misread, monkeypatch: pytest.MonkeyPatch, on_scores: Change) -> FuseResult:
+    def lower_misread(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
+        return lower(*misread(attention, meaning), emitter)
+
+    monkeypatch.setattr(PASS, "lower", lower_misread)
+    return flashonnx.fusion.fuse(attention(on_scores=on_scores).model())
+
+
+def assert_as_it_was(result: FuseResult) -> None:
+    op_types = [node.op_type for node in result.model.graph.node]
+    assert op_types.count("Softmax") == 1
+    assert op_types.count("MatMul") == 2
+    assert not any(node.domain == "flashonnx" for node in result.model.graph.node)
+    assert not result.model.functions
+
+
+@pytest.mark.parametrize("misread", [scaled, not_causal, not_padded, without_mean_rows, softcapped])
+def test_a_site_that_differs_is_refused(misread: Misread, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = fuse_misread(misread, monkeypatch, masked)
+    assert not result.report.fused
+    assert "verification: the fused output differs by" in result.report.sites[0].reason
+    assert_as_it_was(result)
+
+
+def test_what_is_read_rightly_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fuse_misread(lambda attention, meaning: (attention, meaning), monkeypatch, masked).report.fused == 1
+
+
+def test_a_float_mask_excludes_keys_when_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factor that numbers of the size of scores do not show makes -3.4e38 infinite."""
+
+    def overflowing(attention: Attention, meaning: Meaning) -> tuple[Attention, Meaning]:
+        (term,) = meaning.terms
+        return attention, replace(meaning, terms=(replace(term, source=replace(term.source, factor=1 + 1e-6)),))
+
+    assert fuse_misread(lambda attention, meaning: (attention, meaning), monkeypatch, with_float_mask).report.fused == 1
+    result = fuse_misread(overflowing, monkeypatch, with_float_mask)
+    assert not result.report.fused
+    assert "verification: the fused output differs by" in result.report.sites[0].reason
+
+
+@pytest.mark.parametrize("misread", [scaled, not_causal, without_mean_rows])
+def test_the_whole_model_is_compared_too(misread: Misread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no site's comparison had seen it."""
+    monkeypatch.setattr(Verifier, "verify", lambda *_: 0.0)
+    result = fuse_misread(misread, monkeypatch, masked)
+    assert not result.report.fused
+    assert "the fused model's" in result.report.sites[0].reason
+    assert_as_it_was(result)
+
+
+def test_a_site_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashonnx.fusion.verify.run_model", _does_not_run)
+    monkeypatch.setattr("flashonnx.fusion.verify.run_reference", _does_not_run)
+    result = fuse_misread(lambda attention, meaning: (attention, meaning), monkeypatch, masked)
+    assert not result.report.fused
+    assert "verification could not run" in result.report.sites[0].reason
+    assert_as_it_was(result)
+
+
+def _does_not_run(*_: object, **__: object) -> None:
+    raise RuntimeError("out of luck")
+
+
+def test_patterns_have_padding_on_both_sides_and_a_row_that_is_masked_altogether() -> None:
+    model = ir.from_proto(attention(on_scores=masked).model())
+    (keep,) = (value for value in model.graph.inputs if value.name == "keep")
+    for trace in trace_model(model)[:2]:
+        drawn = dict(zip(PATTERNS, (feeds["keep"] for feeds in patterns([keep], trace)), strict=True))
+        assert drawn["ones"].all()
+        for pattern, end in (("left", 0), ("right", -1)):
+            assert not drawn[pattern][:, end].all()
+            assert not drawn[pattern][-1].any()
+            steps = np.diff(drawn[pattern].astype(int), axis=1)
+            assert (steps >= 0).all() if pattern == "left" else (steps <= 0).all()
