@@ -8,9 +8,8 @@
 //   Products(tile, scratch)
 //   pack_queries(rows, count, first)      `count` rows of a panel, the tile's rows from `first` on
 //   load_block(segment, keys)             the next block: keys of `segment`
-//   score(first, keys, scores)            S^T of the panel at row `first`, and its Maxima; `keys` count from the
-//   block's
-//                                         first
+//   score(first, keys, scores)            S^T of the panel at row `first`, and its Maxima; `keys` are the block's,
+//                                         from 0 on
 //   add_values(first, keys, p, factor, o) o = diag(factor) o + V^T P^T, for p laid out as scores were; p is spent
 #pragma once
 
