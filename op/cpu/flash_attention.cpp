@@ -7,6 +7,7 @@
 
 #include "op/cpu/kernel/tile.h"
 #include "op/cpu/naive.h"
+#include "op/cpu/packed_keys.h"
 #include "op/cpu/rows.h"
 #include "op/cpu/tiles.h"
 
@@ -90,7 +91,8 @@ void cut_into_tiles(const Problem& problem, Plan& plan) {
   const int64_t tasks = std::max<int64_t>(1, heads * ceil_div(rows, plan.tile_rows));
   const int64_t most = std::max<int64_t>(1, problem.total_sequence_length() / kLeastKeysOfASplit);
   plan.splits = std::min(most, ceil_div(kEnoughTasks, tasks));
-  plan.workspace_bytes = partial_bytes(problem, plan.splits);
+  if (plan.kernel == Kernel::kTiled) plan.packed_bytes = packed_bytes(problem);
+  plan.workspace_bytes = plan.packed_bytes + partial_bytes(problem, plan.splits);
 }
 
 void copy_rows(const char* from, int64_t from_stride, char* to, int64_t to_stride, int64_t rows, int64_t bytes) {
@@ -146,6 +148,7 @@ std::string Plan::reason() const {
       break;
   }
   text += std::string(name(isa)) + ", " + std::to_string(tile_rows) + " rows a tile";
+  if (packed_bytes > 0) text += ", K and V packed";
   if (splits > 1) text += ", keys split in " + std::to_string(splits);
   return text + ": " + why;
 }
@@ -173,7 +176,9 @@ Status run(const Problem& problem, const Plan& plan, void* workspace, const Para
   if (!plan.status.ok()) return plan.status;
   write_caches(problem, parallel);
   if (plan.kernel == Kernel::kNaive) return run_naive(problem, parallel);
-  return run_tiles(problem, plan, workspace, parallel);
+  if (plan.packed_bytes == 0) return run_tiles(problem, plan, workspace, parallel);
+  void* partials = static_cast<char*>(workspace) + plan.packed_bytes;
+  return run_tiles(pack_keys(problem, workspace, parallel), plan, partials, parallel);
 }
 
 }  // namespace flashonnx::cpu

@@ -164,6 +164,13 @@ TEST_P(Variant, IsExactOnChosenCases) {
   c.v_head_size = 24;
   cases.push_back(c);
   c = Case();
+  c.rank3 = true;  // K and V are packed
+  c.q_sequence_length = 600;
+  c.kv_sequence_length = 200;
+  c.is_causal = c.present = true;
+  c.past_sequence_length = 30;
+  cases.push_back(c);
+  c = Case();
   c.kv_sequence_length = 0;  // no key at all
   cases.push_back(c);
   c = Case();
