@@ -36,7 +36,8 @@ class Attention:
     q, k, v, y: the places at which each may be taken, innermost (nearest to the softmax) first. heads are q_num_heads;
     how many of them K and V have is read off their views. keys are all keys, new_keys the rows of K and V, which are
     fewer where a cache holds the past ones. row_factors: what the rows of Q are to be multiplied by. causal, left,
-    right: from a node that has such attributes. made: nodes beside the anchor that take its inputs apart.
+    right: from a node that has such attributes. made: nodes of the pass's own that Q, K, V and masks come from, and
+    those that they stand for.
     """
 
     anchor: ir.Node

@@ -27,6 +27,7 @@ from flashonnx.fusion.mask import MaskReader
 from flashonnx.fusion.model_io import ModelError
 from flashonnx.fusion.portable import Form, add_portable_functions, remove_portable_functions
 from flashonnx.fusion.report import FuseReport, Site
+from flashonnx.fusion.rows_first import with_rows_first
 from flashonnx.fusion.sizes import trace_model
 from flashonnx.fusion.tensor_type import SizeError
 from flashonnx.fusion.verify import Verifier
@@ -169,7 +170,7 @@ class Pass:
     def _site(self, node: ir.Node, read: Read) -> Site:
         site = Site(node_name(node))
         try:
-            attention = with_cache(read(node, self.emitter), self.facts)
+            attention = with_rows_first(with_cache(read(node, self.emitter), self.facts), self.emitter)
             site.form = attention.form
             meaning = self.masks.read(attention)
             site.mask = meaning.describe()

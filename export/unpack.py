@@ -34,6 +34,13 @@ class Unpacker:
         self.made.append(node)
         return value
 
+    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None], **attributes: int) -> tuple[ir.Value, ...]:
+        """The outputs of the same node with other inputs and some attributes."""
+        kept = {name: attribute.value for name, attribute in node.attributes.items()}
+        new = self.emitter.node(node.op_type, inputs, {**kept, **attributes}, len(node.outputs), node.domain)
+        self._learned(new.outputs[0])
+        return tuple(new.outputs)
+
     def split(self, value: ir.Value, lengths: Sequence[int]) -> tuple[ir.Value, ...]:
         """Parts of the last axis."""
         attributes = {"axis": self.facts.rank(value) - 1}

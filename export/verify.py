@@ -19,6 +19,7 @@ from flashonnx import contract
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.evaluate import Trace
 from flashonnx.fusion.facts import Facts, Refusal
+from flashonnx.fusion.layouts import Layout
 from flashonnx.fusion.lower import Lowered
 from flashonnx.fusion.mask_terms import Meaning
 from flashonnx.fusion.patterns import PATTERNS, fill, patterns
@@ -80,8 +81,7 @@ class Verifier:
         for places in (attention.q, attention.k, attention.v, attention.y):
             inside.update(node for place in places if (node := place.value.producer()) is not None)
         cut = _Cut()
-        # What was taken apart is fed as the node takes it.
-        sources = () if attention.made else (layout.q.value, layout.k.value, layout.v.value)
+        sources = _sources(attention, layout)
         cut.inputs.extend(dict.fromkeys(sources))
         seen = set(sources)
         pending = list(outputs)
@@ -132,6 +132,14 @@ class Verifier:
                 if trace.data(value) is None and pattern != "ones":
                     feeds[str(value.name)] = _excluding(trace.types[value], pattern, generator)
             yield feeds
+
+
+def _sources(attention: Attention, layout: Layout) -> list[ir.Value]:
+    """Where the op takes Q, K and V; what the pass made for that is fed as the old nodes take it."""
+    taken = ((layout.q, attention.q), (layout.k, attention.k), (layout.v, attention.v))
+    if attention.made:
+        return [places[-1].value for _, places in taken if places[-1].value.producer() not in attention.made]
+    return [place.value for place, _ in taken]
 
 
 def _run(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]], by_definition: bool) -> list[list[np.ndarray]]:
