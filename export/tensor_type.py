@@ -25,5 +25,5 @@ def broadcast(node: ir.Node, shapes: Sequence[Shape]) -> Shape:
     """Raises SizeError, naming the node's operator, if the shapes do not broadcast."""
     try:
         return tuple(int(dim) for dim in np.broadcast_shapes(*shapes))
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # the latter for more axes than NumPy has
         raise SizeError(f"{node.op_type}: shapes {shapes} do not broadcast") from error
