@@ -37,42 +37,52 @@ __device__ inline uint4 transpose_quad(uint32_t tile0, uint32_t tile1, uint32_t 
   return high ? make_uint4(c, d, far0, far1) : make_uint4(near0, near1, c, d);
 }
 
-// The two rows of a thread, `columns` (v_head_size) elements each. kVectors: rows start at multiples of 16 bytes and
-// columns is a multiple of 8, so that 16 bytes are stored at once.
+// One row of a thread (`r` of its two), columns before `end`. kVectors: it starts at a multiple of 16 bytes and ends at
+// one, so that neighbours can be stored together.
+template <bool kVectors, int kSize>
+__device__ inline void store_row(const float (&o)[kSize], int r, float factor, float* y, int end) {
+#pragma unroll
+  for (int j = 0; j < kSize / 4; ++j) {
+    const int column = 8 * j + 2 * (threadIdx.x % 4);
+    const float2 pair = make_float2(o[4 * j + 2 * r] * factor, o[4 * j + 2 * r + 1] * factor);
+    if constexpr (kVectors) {
+      if (column < end) *reinterpret_cast<float2*>(y + column) = pair;
+    } else {
+      if (column < end) y[column] = pair.x;
+      if (column + 1 < end) y[column + 1] = pair.y;
+    }
+  }
+}
+
 template <bool kVectors, typename Element, int kSize>
-__device__ inline void store_rows(const float (&o)[kSize], const float (&factor)[2],
-                                  const OutputRow<Element> (&rows)[2], int columns) {
+__device__ inline void store_row(const float (&o)[kSize], int r, float factor, Element* y, int end) {
   const int lane = threadIdx.x % 4;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    Element* const y = rows[r].y;
-    const int end = y != nullptr ? columns : 0;
+  for (int group = 0; group < kSize / 16; ++group) {
+    uint32_t tiles[4];
 #pragma unroll
-    for (int group = 0; group < kSize / 16; ++group) {
-      uint32_t tiles[4];
+    for (int j = 0; j < 4; ++j) {
+      const int i = 16 * group + 4 * j + 2 * r;
+      tiles[j] = pack<Element>(o[i] * factor, o[i + 1] * factor);
+    }
+    if constexpr (kVectors) {
+      const uint4 whole = transpose_quad(tiles[0], tiles[1], tiles[2], tiles[3]);
+      const int column = 32 * group + 8 * lane;
+      if (column < end) *reinterpret_cast<uint4*>(y + column) = whole;
+    } else {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int i = 16 * group + 4 * j + 2 * r;
-        tiles[j] = pack<Element>(o[i] * factor[r], o[i + 1] * factor[r]);
-      }
-      if constexpr (kVectors) {
-        const uint4 whole = transpose_quad(tiles[0], tiles[1], tiles[2], tiles[3]);
-        const int column = 32 * group + 8 * lane;
-        if (column < end) *reinterpret_cast<uint4*>(y + column) = whole;
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int column = 32 * group + 8 * j + 2 * lane;
-          const float2 pair = unpack<Element>(tiles[j]);
-          if (column < end) y[column] = static_cast<Element>(pair.x);
-          if (column + 1 < end) y[column + 1] = static_cast<Element>(pair.y);
-        }
+        const int column = 32 * group + 8 * j + 2 * lane;
+        const float2 pair = unpack<Element>(tiles[j]);
+        if (column < end) y[column] = static_cast<Element>(pair.x);
+        if (column + 1 < end) y[column + 1] = static_cast<Element>(pair.y);
       }
     }
   }
 }
 
-// Normalises and stores: the end of every tile that saw all of its keys.
+// Normalises and stores the two rows of a thread, `columns` (v_head_size) elements each: the end of every tile that saw
+// all of its keys.
 template <bool kVectors, typename Element, int kSize>
 __device__ inline void finish_rows(const float (&o)[kSize], const RowState (&states)[2], float unit,
                                    const float* const (&sinks)[2], const OutputRow<Element> (&rows)[2], int columns) {
@@ -83,7 +93,8 @@ __device__ inline void finish_rows(const float (&o)[kSize], const RowState (&sta
     factor[r] = result.factor;
     if (rows[r].y != nullptr && rows[r].lse != nullptr && threadIdx.x % 4 == 0) *rows[r].lse = result.lse;
   }
-  store_rows<kVectors>(o, factor, rows, columns);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) store_row<kVectors>(o, r, factor[r], rows[r].y, rows[r].y != nullptr ? columns : 0);
 }
 
 }  // namespace flashonnx::cuda

@@ -26,6 +26,21 @@ Status join_keys(const Problem& problem, const Workspace& layout, char* workspac
   return run_append(problem, key, value, stream);
 }
 
+Status run_float(const Problem& problem, const LaunchContext& context) {
+  if (context.plan.kernel == Kernel::kSplit) {
+    return split_head_size(problem) == 64 ? run_split<float, 64>(problem, context)
+                                          : run_split<float, 128>(problem, context);
+  }
+  switch (sm80_head_size(problem)) {
+    case 64:
+      return run_sm80<float, 64>(problem, context);
+    case 128:
+      return run_sm80<float, 128>(problem, context);
+    default:
+      return run_sm80<float, 256>(problem, context);
+  }
+}
+
 template <typename Element>
 Status run_sm80_sized(const Problem& problem, const LaunchContext& context) {
   switch (sm80_head_size(problem)) {
@@ -91,8 +106,14 @@ Status run(const Problem& problem, const Plan& plan, void* workspace_memory, voi
   if (joined.batch_size * joined.q_num_heads * joined.q_sequence_length == 0) return {};
   if (plan.kernel == Kernel::kNaive) return run_naive(joined, stream);
   const LaunchContext context{plan, memory + layout.scratch, stream};
-  return problem.dtype == DType::kFloat16 ? run_tiled<__half>(joined, context)
-                                          : run_tiled<__nv_bfloat16>(joined, context);
+  switch (problem.dtype) {
+    case DType::kFloat:
+      return run_float(joined, context);
+    case DType::kFloat16:
+      return run_tiled<__half>(joined, context);
+    default:
+      return run_tiled<__nv_bfloat16>(joined, context);
+  }
 }
 
 }  // namespace flashonnx::cuda

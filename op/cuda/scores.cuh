@@ -27,6 +27,11 @@ struct ScoreRules {
   bool pairs_of_masks;  // two neighbouring mask values may be loaded at once
 };
 
+__device__ inline int mask_element_bytes(const Problem& problem) {
+  if (problem.mask.dtype == DType::kBool) return 1;
+  return problem.mask.dtype == DType::kFloat ? 4 : 2;
+}
+
 __device__ inline ScoreRules score_rules(const Problem& problem) {
   ScoreRules rules;
   rules.scale = static_cast<float>(problem.scale);
@@ -36,7 +41,7 @@ __device__ inline ScoreRules score_rules(const Problem& problem) {
   rules.bool_mask = problem.mask.dtype == DType::kBool;
   rules.key_stride = static_cast<int>(problem.mask.key_stride);
   const int64_t strides = problem.mask.batch_stride | problem.mask.head_stride | problem.mask.row_stride;
-  const int pair_bytes = rules.bool_mask ? 2 : 4;
+  const int pair_bytes = 2 * mask_element_bytes(problem);
   rules.pairs_of_masks =
       rules.key_stride == 1 && strides % 2 == 0 && reinterpret_cast<uintptr_t>(problem.mask.data) % pair_bytes == 0;
   return rules;
@@ -59,8 +64,7 @@ __device__ inline RowRules row_rules(const Problem& problem, const KeyLimits& li
   if (problem.mask.data != nullptr) {
     const int64_t offset =
         batch * problem.mask.batch_stride + head * problem.mask.head_stride + query * problem.mask.row_stride;
-    const int64_t size = problem.mask.dtype == DType::kBool ? 1 : (problem.dtype == DType::kFloat ? 4 : 2);
-    rules.mask = static_cast<const char*>(problem.mask.data) + offset * size;
+    rules.mask = static_cast<const char*>(problem.mask.data) + offset * mask_element_bytes(problem);
   }
   if (problem.alibi_slopes != nullptr) {
     rules.slope = problem.alibi_slopes[batch * problem.alibi_batch_stride + head];
@@ -102,76 +106,97 @@ __device__ inline void mask_outside(float (&s)[kSize], int first_column, const R
   }
 }
 
-// attn_mask's values for a thread's scores, two neighbouring columns a word: two elements, or a byte each. Fetched
+// attn_mask's values for a thread's scores, two neighbouring columns at a time: a byte each, or two elements. Fetched
 // apart from being applied, so that a caller can have them on their way while something else runs.
-template <int kSize>
+template <typename Element, int kSize>
 struct MaskValues {
-  uint32_t pairs[kSize / 2];  // [2j + r]
+  static constexpr int kWords = sizeof(Element) / 2;  // of two elements
+  uint32_t pairs[kSize / 2][kWords];                  // [2j + r]
 };
 
+// Two mask values as one load brings them.
 template <typename Value>
-__device__ inline uint32_t mask_pair(const Value* row, int column, int end, int key_stride) {
-  constexpr int kBits = 8 * sizeof(Value);
-  const uint32_t first = column < end ? row[static_cast<int64_t>(column) * key_stride] : Value{0};
-  const uint32_t second = column + 1 < end ? row[static_cast<int64_t>(column + 1) * key_stride] : Value{0};
-  return first | second << kBits;
+struct MaskPair {
+  using Type =
+      std::conditional_t<sizeof(Value) == 1, uint16_t, std::conditional_t<sizeof(Value) == 2, uint32_t, uint2>>;
+};
+
+template <int kWords, typename Pair>
+__device__ inline void keep_pair(uint32_t (&words)[kWords], Pair pair) {
+  if constexpr (std::is_same_v<Pair, uint2>) {
+    words[0] = pair.x;
+    words[1] = pair.y;
+  } else {
+    words[0] = pair;
+  }
 }
 
-// Pair: the unsigned type of two values at once.
-template <typename Value, typename Pair, int kSize>
-__device__ inline void fetch_mask_as(MaskValues<kSize>& values, int first_column, const ScoreRules& rules,
+template <typename Value>
+__device__ inline typename MaskPair<Value>::Type mask_pair(const Value* row, int column, int end, int key_stride) {
+  const Value first = column < end ? row[static_cast<int64_t>(column) * key_stride] : Value{0};
+  const Value second = column + 1 < end ? row[static_cast<int64_t>(column + 1) * key_stride] : Value{0};
+  if constexpr (sizeof(Value) == 4) {
+    return make_uint2(first, second);
+  } else {
+    return static_cast<typename MaskPair<Value>::Type>(first | static_cast<uint32_t>(second) << 8 * sizeof(Value));
+  }
+}
+
+template <typename Value, typename Element, int kSize>
+__device__ inline void fetch_mask_as(MaskValues<Element, kSize>& values, int first_column, const ScoreRules& rules,
                                      const RowRules (&rows)[2]) {
   constexpr int kLastColumn = 8 * (kSize / 4 - 1) + 1;
   const bool inside = first_column + kLastColumn < min(rows[0].end, rows[1].end);
   if (rules.pairs_of_masks && __all_sync(~0u, inside)) {
 #pragma unroll
     for (int i = 0; i < kSize / 2; ++i) {
-      const auto* row = static_cast<const Value*>(rows[i % 2].mask);
-      values.pairs[i] = *reinterpret_cast<const Pair*>(row + first_column + 8 * (i / 2));
+      const Value* row = static_cast<const Value*>(rows[i % 2].mask) + first_column + 8 * (i / 2);
+      keep_pair(values.pairs[i], *reinterpret_cast<const typename MaskPair<Value>::Type*>(row));
     }
   } else {
 #pragma unroll
     for (int i = 0; i < kSize / 2; ++i) {
       const RowRules& row = rows[i % 2];
-      values.pairs[i] =
-          mask_pair(static_cast<const Value*>(row.mask), first_column + 8 * (i / 2), row.end, rules.key_stride);
+      const int column = first_column + 8 * (i / 2);
+      keep_pair(values.pairs[i], mask_pair(static_cast<const Value*>(row.mask), column, row.end, rules.key_stride));
     }
   }
 }
 
 // Keys at and past a row's end are not read.
-template <int kSize>
-__device__ inline void fetch_mask(MaskValues<kSize>& values, int first_column, const ScoreRules& rules,
+template <typename Element, int kSize>
+__device__ inline void fetch_mask(MaskValues<Element, kSize>& values, int first_column, const ScoreRules& rules,
                                   const RowRules (&rows)[2]) {
   if (rows[0].mask == nullptr) return;
   if (rules.bool_mask) {
-    fetch_mask_as<uint8_t, uint16_t>(values, first_column, rules, rows);
+    fetch_mask_as<uint8_t>(values, first_column, rules, rows);
   } else {
-    fetch_mask_as<uint16_t, uint32_t>(values, first_column, rules, rows);
+    fetch_mask_as<std::conditional_t<sizeof(Element) == 4, uint32_t, uint16_t>>(values, first_column, rules, rows);
   }
 }
 
 template <typename Element, int kSize>
-__device__ inline void add_mask(float (&s)[kSize], const MaskValues<kSize>& values, bool bool_mask) {
-  if (bool_mask) {
+__device__ inline void add_mask(float (&s)[kSize], const MaskValues<Element, kSize>& values, bool bool_mask) {
 #pragma unroll
-    for (int i = 0; i < kSize / 2; ++i) {
-      if ((values.pairs[i] & 0xFF) == 0) s[2 * i] = -INFINITY;
-      if ((values.pairs[i] >> 8) == 0) s[2 * i + 1] = -INFINITY;
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kSize / 2; ++i) {
-      const float2 pair = unpack<Element>(values.pairs[i]);
-      s[2 * i] += pair.x;
-      s[2 * i + 1] += pair.y;
+  for (int i = 0; i < kSize / 2; ++i) {
+    const auto& pair = values.pairs[i];
+    if (bool_mask) {
+      if ((pair[0] & 0xFF) == 0) s[2 * i] = -INFINITY;
+      if ((pair[0] >> 8) == 0) s[2 * i + 1] = -INFINITY;
+    } else if constexpr (sizeof(Element) == 4) {
+      s[2 * i] += __uint_as_float(pair[0]);
+      s[2 * i + 1] += __uint_as_float(pair[1]);
+    } else {
+      const float2 added = unpack<Element>(pair[0]);
+      s[2 * i] += added.x;
+      s[2 * i + 1] += added.y;
     }
   }
 }
 
 // All of it, for problems that need more than the interval; the result is in natural units, scale included.
 template <typename Element, int kSize>
-__device__ inline void modify_scores(float (&s)[kSize], const MaskValues<kSize>& mask, int first_column,
+__device__ inline void modify_scores(float (&s)[kSize], const MaskValues<Element, kSize>& mask, int first_column,
                                      const ScoreRules& rules, const RowRules (&rows)[2]) {
 #pragma unroll
   for (int i = 0; i < kSize; ++i) s[i] *= rules.scale;
@@ -179,7 +204,7 @@ __device__ inline void modify_scores(float (&s)[kSize], const MaskValues<kSize>&
 #pragma unroll
     for (int i = 0; i < kSize; ++i) s[i] = cap_score(s[i], rules);
   }
-  if (rows[0].mask != nullptr) add_mask<Element>(s, mask, rules.bool_mask);
+  if (rows[0].mask != nullptr) add_mask(s, mask, rules.bool_mask);
   if (rules.has_alibi) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {

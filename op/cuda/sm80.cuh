@@ -19,8 +19,8 @@ struct Sm80Tile {
   static constexpr bool kModified = kModified_;
   static constexpr int kWarps = 4;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kQTile = sm80_tile(kHeadSize).q_tile;
-  static constexpr int kKeyTile = sm80_tile(kHeadSize).key_tile;
+  static constexpr int kQTile = sm80_tile(sizeof(Element), kHeadSize).q_tile;
+  static constexpr int kKeyTile = sm80_tile(sizeof(Element), kHeadSize).key_tile;
   static constexpr int kFragments = kQTile / (16 * kWarps);  // of 16 rows, per warp
 };
 
@@ -42,6 +42,9 @@ struct Sm80Block {
   using Element = typename T::Element;
   static constexpr int kScores = T::kKeyTile / 2;
   static constexpr int kOutputs = T::kHeadSize / 2;
+  // Of Q K^T: the compiler would fetch operands of all of them ahead, into registers that there are not.
+  static constexpr int kStepsAtOnce = sizeof(Element) == 4 ? 2 : T::kHeadSize / 16;
+  static constexpr bool kSubtractFirst = T::kModified || sizeof(Element) == 4;
 
   const Sm80Arguments& arguments;
   Sm80Shared<T>& shared;
@@ -126,20 +129,17 @@ struct Sm80Block {
 #pragma unroll
       for (int i = 0; i < kScores; ++i) scores[f][i] = 0;
     }
-#pragma unroll
+#pragma unroll kStepsAtOnce
     for (int step = 0; step < T::kHeadSize / 16; ++step) {
-      uint32_t a[T::kFragments][4];
+      AFragment<Element> a[T::kFragments];
 #pragma unroll
       for (int f = 0; f < T::kFragments; ++f) shared.q.load_a(a[f], warp_row + 16 * f, step);
 #pragma unroll
       for (int j = 0; j < T::kKeyTile / 16; ++j) {
-        uint32_t b[4];
+        BFragment<Element> b;
         shared.k.load_b_of_rows(b, 16 * j, step);
 #pragma unroll
-        for (int f = 0; f < T::kFragments; ++f) {
-          mma<Element>(scores[f] + 8 * j, a[f], b[0], b[1]);
-          mma<Element>(scores[f] + 8 * j + 4, a[f], b[2], b[3]);
-        }
+        for (int f = 0; f < T::kFragments; ++f) multiply(scores[f] + 8 * j, a[f], b);
       }
     }
   }
@@ -157,15 +157,15 @@ struct Sm80Block {
         }
         if constexpr (T::kModified) {
           const ScoreRules rules = score_rules(arguments.problem);
-          MaskValues<kScores> mask;
+          MaskValues<Element, kScores> mask;
           fetch_mask(mask, first_column, rules, rows);
-          modify_scores<Element>(scores[f], mask, first_column, rules, rows);
+          modify_scores(scores[f], mask, first_column, rules, rows);
         } else {
           mask_outside(scores[f], first_column, rows);
         }
       }
       float correction[2];
-      softmax_step<T::kModified>(scores[f], states[f], unit * kLog2E, correction);
+      softmax_step<kSubtractFirst>(scores[f], states[f], unit * kLog2E, correction);
       rescale(output[f], correction);
     }
   }
@@ -173,23 +173,15 @@ struct Sm80Block {
   __device__ void multiply_output() {
 #pragma unroll
     for (int step = 0; step < T::kKeyTile / 16; ++step) {
-      uint32_t a[T::kFragments][4];
+      AFragment<Element> a[T::kFragments];
 #pragma unroll
-      for (int f = 0; f < T::kFragments; ++f) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          a[f][i] = pack<Element>(scores[f][8 * step + 2 * i], scores[f][8 * step + 2 * i + 1]);
-        }
-      }
+      for (int f = 0; f < T::kFragments; ++f) a[f] = as_a<Element>(scores[f] + 8 * step);
 #pragma unroll
       for (int j = 0; j < T::kHeadSize / 16; ++j) {
-        uint32_t b[4];
+        BFragment<Element> b;
         shared.v.load_b_of_columns(b, 16 * step, j);
 #pragma unroll
-        for (int f = 0; f < T::kFragments; ++f) {
-          mma<Element>(output[f] + 8 * j, a[f], b[0], b[1]);
-          mma<Element>(output[f] + 8 * j + 4, a[f], b[2], b[3]);
-        }
+        for (int f = 0; f < T::kFragments; ++f) multiply(output[f] + 8 * j, a[f], b);
       }
     }
   }

@@ -9,17 +9,19 @@
 namespace flashonnx::cuda {
 
 inline bool vector_input(const Problem& problem) {
-  return aligned_rows(problem.q, problem.head_size) && aligned_rows(problem.k, problem.head_size) &&
-         aligned_rows(problem.v, problem.v_head_size);
+  const int64_t size = size_of(problem.dtype);
+  return aligned_rows(problem.q, problem.head_size, size) && aligned_rows(problem.k, problem.head_size, size) &&
+         aligned_rows(problem.v, problem.v_head_size, size);
 }
 
 template <typename T>
 Status launch_sm80(const Problem& problem, const LaunchContext& context) {
+  static_assert(sizeof(Sm80Shared<T>) == sm80_shared_bytes(sizeof(typename T::Element), T::kHeadSize));
   Sm80Arguments arguments{};
   arguments.problem = problem;
   arguments.order = tile_order(problem, T::kQTile, context.plan.device.l2_bytes, nullptr);
   arguments.vector_input = vector_input(problem);
-  arguments.vector_output = aligned_rows(problem.y, problem.v_head_size);
+  arguments.vector_output = aligned_rows(problem.y, problem.v_head_size, size_of(problem.dtype));
   return launch(sm80_forward<T>, arguments.order.tiles, T::kThreads, sizeof(Sm80Shared<T>), context.stream, arguments);
 }
 
@@ -32,7 +34,7 @@ Status run_sm80(const Problem& problem, const LaunchContext& context) {
 template <typename Element, int kHeadSize>
 Status run_split(const Problem& problem, const LaunchContext& context) {
   using T = SplitTile<Element, kHeadSize>;
-  static_assert(sizeof(SplitShared<T>) == split_shared_bytes(kHeadSize));
+  static_assert(sizeof(SplitShared<T>) == split_shared_bytes(sizeof(Element), kHeadSize));
   const int64_t rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
   SplitArguments arguments{};
   arguments.problem = problem;

@@ -32,7 +32,7 @@ struct Sm90Consumer {
   uint32_t p[kScores / 2];  // probabilities, as the A operand of P V
   RowState states[2];
   float correction[2];
-  MaskValues<kScores> mask;  // of the next block
+  MaskValues<Element, kScores> mask;  // of the next block
 
   __device__ void run() {
     if (T::kTakeTurns && group == 0) named_barrier_arrive(kFirstTurn, 256);
@@ -187,7 +187,7 @@ struct Sm90Consumer {
       RowRules rows[2];
       make_rows(work, rows);
       if constexpr (T::kModified) {
-        modify_scores<Element>(scores, mask, first_column(n), score_rules(arguments.problem), rows);
+        modify_scores(scores, mask, first_column(n), score_rules(arguments.problem), rows);
       } else {
         mask_outside(scores, first_column(n), rows);
       }

@@ -22,7 +22,7 @@ struct SplitTile {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kRows = kSplitTile.q_tile;
   static constexpr int kKeys = kSplitTile.key_tile / kWarps;  // of a step of one warp
-  static constexpr int kStages = kSplitStages;
+  static constexpr int kStages = split_stages(sizeof(Element));
 };
 
 template <typename T>
@@ -77,13 +77,13 @@ struct SplitBlock {
   KeyLimits limits;
   int begin, end;  // this block's keys
 
-  static constexpr bool kQInRegisters = T::kHeadSize <= 128;
+  static constexpr bool kQInRegisters = T::kHeadSize <= 128 && sizeof(Element) == 2;
 
   float output[T::kHeadSize / 2];
   RowState states[2];
   RowRules rules[2];
   ScoreRules score;
-  uint32_t q[kQInRegisters ? T::kHeadSize / 16 : 1][4];
+  AFragment<Element> q[kQInRegisters ? T::kHeadSize / 16 : 1];
 
   __device__ void run() {
     const Problem& problem = arguments.problem;
@@ -122,6 +122,7 @@ struct SplitBlock {
 
   __device__ void load_q() {
     const Problem& problem = arguments.problem;
+    constexpr int kChunk = decltype(shared.q)::kChunk;
     constexpr int kRowChunks = T::kHeadSize / kChunk;
     for (int i = threadIdx.x; i < T::kRows * kRowChunks; i += T::kThreads) {
       const int row = i / kRowChunks;
@@ -199,30 +200,26 @@ struct SplitBlock {
     float scores[T::kKeys / 2] = {};
 #pragma unroll
     for (int i = 0; i < T::kHeadSize / 16; ++i) {
-      uint32_t a[4], b[4];
-      if constexpr (!kQInRegisters) shared.q.load_a(a, 0, i);
+      if constexpr (!kQInRegisters) shared.q.load_a(q[0], 0, i);
+      BFragment<Element> b;
       stage.k.load_b_of_rows(b, 0, i);
-      mma<Element>(scores, kQInRegisters ? q[kQInRegisters ? i : 0] : a, b[0], b[1]);
-      mma<Element>(scores + 4, kQInRegisters ? q[kQInRegisters ? i : 0] : a, b[2], b[3]);
+      multiply(scores, q[kQInRegisters ? i : 0], b);
     }
 
     const int first_column = key + 2 * (lane % 4);
-    MaskValues<T::kKeys / 2> mask;
+    MaskValues<Element, T::kKeys / 2> mask;
     fetch_mask(mask, first_column, score, rules);
-    modify_scores<Element>(scores, mask, first_column, score, rules);
+    modify_scores(scores, mask, first_column, score, rules);
     float correction[2];
     softmax_step<true>(scores, states, kLog2E, correction);
     rescale(output, correction);
 
-    uint32_t p[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) p[i] = pack<Element>(scores[2 * i], scores[2 * i + 1]);
+    const AFragment<Element> p = as_a<Element>(scores);
 #pragma unroll
     for (int j = 0; j < T::kHeadSize / 16; ++j) {
-      uint32_t b[4];
+      BFragment<Element> b;
       stage.v.load_b_of_columns(b, 0, j);
-      mma<Element>(output + 8 * j, p, b[0], b[1]);
-      mma<Element>(output + 8 * j + 4, p, b[2], b[3]);
+      multiply(output + 8 * j, p, b);
     }
   }
 

@@ -20,11 +20,11 @@ inline bool uniform_keys(const Problem& problem) {
          problem.nonpad_kv_seqlen == nullptr;
 }
 
-// Whether the rows of a 16-bit view, `columns` long, can be moved 16 bytes at a time.
+// Whether the rows of a view, `columns` elements of so many bytes long, can be moved 16 bytes at a time.
 template <typename Pointer>
-bool aligned_rows(const View<Pointer>& view, int64_t columns) {
+bool aligned_rows(const View<Pointer>& view, int64_t columns, int64_t element_bytes) {
   return reinterpret_cast<uintptr_t>(view.data) % 16 == 0 &&
-         (view.batch_stride | view.head_stride | view.row_stride | columns) % 8 == 0;
+         (view.batch_stride | view.head_stride | view.row_stride | columns) * element_bytes % 16 == 0;
 }
 
 struct TileShape {
@@ -39,7 +39,9 @@ struct HeadSizes {
 };
 constexpr HeadSizes kSm90HeadSizes[] = {{64, 64}, {96, 96}, {128, 128}, {192, 128}, {192, 192}, {256, 256}};
 constexpr int kSm80HeadSizes[] = {64, 96, 128, 192, 256};
+constexpr int kSm80FloatHeadSizes[] = {64, 128, 256};
 constexpr int kSplitHeadSizes[] = {64, 128, 256};
+constexpr int kSplitFloatHeadSizes[] = {64, 128};
 
 inline const HeadSizes* sm90_head_sizes(const Problem& problem) {
   for (const HeadSizes& sizes : kSm90HeadSizes) {
@@ -56,8 +58,14 @@ int head_size_for(const Problem& problem, const int (&sizes)[kCount]) {
   }
   return 0;
 }
-inline int sm80_head_size(const Problem& problem) { return head_size_for(problem, kSm80HeadSizes); }
-inline int split_head_size(const Problem& problem) { return head_size_for(problem, kSplitHeadSizes); }
+inline int sm80_head_size(const Problem& problem) {
+  return problem.dtype == DType::kFloat ? head_size_for(problem, kSm80FloatHeadSizes)
+                                        : head_size_for(problem, kSm80HeadSizes);
+}
+inline int split_head_size(const Problem& problem) {
+  return problem.dtype == DType::kFloat ? head_size_for(problem, kSplitFloatHeadSizes)
+                                        : head_size_for(problem, kSplitHeadSizes);
+}
 
 // What decides the sm_90 kernel's tile, beside the head sizes.
 enum class Sm90Use {
@@ -89,15 +97,23 @@ constexpr TileShape sm90_tile(HeadSizes sizes, Sm90Use use) {
   }
 }
 
-constexpr TileShape sm80_tile(int head_size) { return {head_size <= 128 ? 128 : 64, 64}; }
+// Floats take twice the shared memory, and so fewer keys: what two blocks of a multiprocessor can hold.
+constexpr TileShape sm80_tile(int64_t element_bytes, int head_size) {
+  if (element_bytes == 4) return {head_size <= 128 ? 128 : 64, head_size <= 64 ? 64 : head_size <= 128 ? 32 : 16};
+  return {head_size <= 128 ? 128 : 64, 64};
+}
+constexpr int64_t sm80_shared_bytes(int64_t element_bytes, int head_size) {
+  const TileShape tile = sm80_tile(element_bytes, head_size);
+  return (tile.q_tile + 2 * tile.key_tile) * ((head_size + 63) / 64 * 64) * element_bytes;
+}
 
-// The split kernel: 16 rows; a step of its four warps is 64 keys, and each warp has a ring of three steps.
+// The split kernel: 16 rows; a step of its four warps is 64 keys, and each warp has a ring of a few steps.
 constexpr TileShape kSplitTile{16, 64};
-constexpr int kSplitStages = 3;
+constexpr int split_stages(int64_t element_bytes) { return element_bytes == 4 ? 2 : 3; }
 constexpr int kMostSplits = 256;
 inline int64_t split_partial_columns(const Problem& problem) { return (problem.v_head_size + 3) / 4 * 4; }
-constexpr int64_t split_shared_bytes(int head_size) {
-  return (kSplitTile.q_tile + kSplitStages * 2 * kSplitTile.key_tile) * head_size * 2;
+constexpr int64_t split_shared_bytes(int64_t element_bytes, int head_size) {
+  return (kSplitTile.q_tile + split_stages(element_bytes) * 2 * kSplitTile.key_tile) * head_size * element_bytes;
 }
 
 }  // namespace flashonnx::cuda

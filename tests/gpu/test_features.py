@@ -13,7 +13,7 @@ from tests.gpu import problems  # noqa: E402
 from tests.gpu.problems import Problem  # noqa: E402
 
 KERNELS = ["sm90", "sm80", "split", "naive"]
-TENSOR_CORE_TYPES = [torch.bfloat16, torch.float16]
+TENSOR_CORE_TYPES = [torch.bfloat16, torch.float16, torch.float32]  # of the last, not sm90
 
 # (name, attributes, makers of extra inputs); past: rows of the cache.
 FEATURES = [
@@ -157,6 +157,32 @@ def test_feature(kernel: str, feature: tuple, monkeypatch: pytest.MonkeyPatch) -
 def test_feature_in_wide_types(dtype: torch.dtype, feature: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     assert check(make(dtype, (4, 2, 33, 65), (40, 24), "bhsd", feature), "naive", monkeypatch)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+@pytest.mark.parametrize(
+    ("kernel", "head_size"), [("sm80", 64), ("sm80", 128), ("sm80", 256), ("split", 64), ("split", 128)]
+)
+def test_float_is_as_exact_as_pytorch(
+    kernel: str, head_size: int, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three products of tf32 against the multiplications and additions of float that PyTorch makes."""
+    monkeypatch.setenv(problems.KERNEL_VARIABLE, kernel)
+    torch.manual_seed(0)
+    queries, heads = (16, 8) if kernel == "split" else (2048, 2)
+    shapes = {"Q": queries, "K": 2048, "V": 2048}
+    problem = Problem({name: _random(1, heads, rows, head_size, dtype=torch.float32) for name, rows in shapes.items()})
+    if causal and kernel == "sm80":
+        problem.attributes["is_causal"] = 1
+    assert problems.plan(problem).startswith(kernel)
+    reference = problems.expected(problem).Y
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.EFFICIENT_ATTENTION):
+        theirs = torch.nn.functional.scaled_dot_product_attention(
+            problem.Q, problem.K, problem.V, is_causal="is_causal" in problem.attributes
+        )
+    ours = problems.difference(problems.run(problem)["Y"], reference)
+    unit = problems.unit_in_last_place(problems.largest(reference), torch.float32)
+    assert ours <= 1.5 * problems.difference(theirs, reference) + unit
 
 
 @pytest.mark.parametrize("mode", range(4))

@@ -16,7 +16,7 @@ head_sizes = st.one_of(st.integers(1, 256), st.sampled_from([64, 96, 128, 192, 2
 
 @settings(max_examples=400)
 @given(
-    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 5),
     queries=st.integers(1, 400),

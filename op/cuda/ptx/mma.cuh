@@ -54,4 +54,19 @@ __device__ inline void mma(float* d, const uint32_t* a, uint32_t b0, uint32_t b1
   }
 }
 
+// The nearest number of 11 significant bits, ties away from zero.
+__device__ inline uint32_t round_to_tf32(float value) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+  return rounded;
+}
+
+// d += a b for a 16x8, b 8x8 of tf32.
+__device__ inline void mma_tf32(float (&d)[4], const uint32_t* a, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 }  // namespace flashonnx::cuda

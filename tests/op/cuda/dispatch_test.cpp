@@ -106,9 +106,17 @@ TEST(Dispatch, RowsThatTheCopyEngineCannotReadGoToSm80) {
   EXPECT_PART(planned(make(odd), 90), "not sm90: rows of Q, K, V or Y do not all start at multiples of 16 bytes");
 }
 
+TEST(Dispatch, FloatHasTilesOfItsOwn) {
+  EXPECT_PART(planned(make(sized(64, 64), DType::kFloat), 90), "sm80, 128 x 64 tiles");
+  EXPECT_PART(planned(make(sized(96, 96), DType::kFloat), 90), "sm80, 128 x 32 tiles");
+  EXPECT_PART(planned(make(sized(64, 64), DType::kFloat), 90), "not sm90: it takes float16 and bfloat16");
+  EXPECT_PART(planned(make(decoding(1, 8192), DType::kFloat), 90), "split, 16 x 64 tiles, keys in");
+  EXPECT_PART(planned(make(sized(256, 256), DType::kFloat), 89), "sm80, 64 x 16 tiles");
+}
+
 TEST(Dispatch, WhatNoTiledKernelTakesGoesToTheNaiveOne) {
-  EXPECT_PART(planned(make({}, DType::kFloat), 90), "naive");
-  EXPECT_PART(planned(make({}, DType::kFloat), 90), "not sm80: it takes float16 and bfloat16");
+  EXPECT_PART(planned(make({}, DType::kDouble), 90), "naive");
+  EXPECT_PART(planned(make({}, DType::kDouble), 90), "not sm80: it takes float, float16 and bfloat16");
   EXPECT_PART(planned(make(sized(320, 320)), 90), "naive");
   EXPECT_PART(planned(make(sized(320, 320)), 90),
               "not sm80: head_size 320, v_head_size 320 exceed what it is built for");
