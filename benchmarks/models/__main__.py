@@ -5,6 +5,7 @@ against what onnxruntime.transformers.optimizer makes of it, and against PyTorch
     python benchmarks/models time --model gpt2 --json models.json    adds to the file what it measures
     python benchmarks/models profile --model gpt2 --shape 1x1024     where the time of each file goes, by operator
     python benchmarks/models table models.json             a Markdown table
+    python benchmarks/models engines --model gpt2          the same models as TensorRT engines, on a GPU
 
 Weights are random; no input has padding. A contestant whose output differs from PyTorch's is not timed; the JSON file
 says by how much. All run in one process, in interleaved rounds (flashonnx.bench.timing).
@@ -34,16 +35,30 @@ def main() -> int:
         return 0
     for name in arguments.model or list(files.MODELS):
         model = files.MODELS[name]
+        shapes = arguments.shape or list(model.shapes)
+        if arguments.what == "engines":
+            _time_engines(model, shapes)
+            continue
         if arguments.what == "make":
             files.remove_fused(model, _FOLDER)
-        made = files.make_files(model, _FOLDER, lambda line: print(line, file=sys.stderr))
-        shapes = arguments.shape or list(model.shapes)
+        made = files.make_files(model, _FOLDER, _say)
         if arguments.what == "time":
             _time(model, made, shapes, arguments)
         elif arguments.what == "profile":
             for shape in shapes:
                 print("\n".join(profiles.by_operator(model, made.paths, shape, arguments.threads)))
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _time_engines(model: files.Model, shapes: list[files.Shape]) -> None:
+    import engines
+
+    for shape in shapes:
+        print(engines.line(engines.measure(model, _FOLDER, shape, _say)), flush=True)
 
 
 def _time(model: files.Model, made: files.Files, shapes: list[files.Shape], arguments: argparse.Namespace) -> None:
@@ -70,7 +85,7 @@ def _add(path: Path, row: dict[str, Any], threads: int) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
-    for what in ("make", "time", "profile"):
+    for what in ("make", "time", "profile", "engines"):
         command = commands.add_parser(what)
         command.add_argument("--model", choices=list(files.MODELS), action="append", help="all if not given")
         command.add_argument("--shape", type=_shape, action="append", help="BATCHxLENGTH; the model's own if not given")

@@ -200,14 +200,10 @@ class Files:
 
 def make_files(model: Model, folder: Path, say: Callable[[str], None]) -> Files:
     """Makes what is not there yet."""
-    folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Path] = {}
     notes: dict[str, str] = {}
     for name, opset in ORIGINALS.items():
-        files[name] = folder / f"{model.name}-opset{opset}.onnx"
-        if not files[name].exists():
-            say(f"{model.name}: exporting, opset {opset}")
-            _export(model, opset, files[name])
+        files[name] = make_original(model, folder, opset, say)
     for name, opset in FUSED.items():
         files[name] = _fused(model, folder, opset)
         if not files[name].exists():
@@ -223,6 +219,16 @@ def make_files(model: Model, folder: Path, say: Callable[[str], None]) -> Files:
                 notes[OPTIMIZER] = f"fails: {type(error).__name__}: {error}"
                 del files[OPTIMIZER]
     return Files(files, notes)
+
+
+def make_original(model: Model, folder: Path, opset: int, say: Callable[[str], None]) -> Path:
+    """The exported file, made if it is not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{model.name}-opset{opset}.onnx"
+    if not path.exists():
+        say(f"{model.name}: exporting, opset {opset}")
+        _export(model, opset, path)
+    return path
 
 
 def remove_fused(model: Model, folder: Path) -> None:
