@@ -17,8 +17,8 @@ class Summary:
     """Sums over the exported files that run; broken are those that do not run as exported, whatever the sizes.
 
     fusable counts the sites of models whose attention the op can express; wrong the files whose outputs differ, or that
-    do not run, once fused. peers and peers_right count the sites that each peer fused, and fused with equal outputs;
-    peers_ahead names the files on which one of them got further.
+    do not run, once fused. For each peer: the sites of the files that it was given, those it fused, and those it fused
+    with equal outputs; peers_ahead names the files on which one of them got further.
     """
 
     files: int = 0
@@ -29,7 +29,8 @@ class Summary:
     fusable: int = 0
     fusable_fused: int = 0
     wrong: list[str] = field(default_factory=list)
-    peers: Counter[str] = field(default_factory=Counter)
+    peers_given: Counter[str] = field(default_factory=Counter)
+    peers_fused: Counter[str] = field(default_factory=Counter)
     peers_right: Counter[str] = field(default_factory=Counter)
     peers_ahead: list[str] = field(default_factory=list)
 
@@ -55,7 +56,8 @@ def summary(rows: list[Row]) -> Summary:
             total.wrong.append(f"{name(row)}: {problem(row)}")
         for peer in row.get("peers", {}):
             right = peer_sites(row, peer) if is_peer_right(row, peer) else 0
-            total.peers[peer] += peer_sites(row, peer)
+            total.peers_given[peer] += sites
+            total.peers_fused[peer] += peer_sites(row, peer)
             total.peers_right[peer] += right
             if right > fused:
                 total.peers_ahead.append(f"{name(row)}: {peer} {right}, flashonnx {fused}")

@@ -90,9 +90,9 @@ def _summary(summary: Summary) -> str:
         f"| fused of these | {summary.fusable_fused} ({_percent(summary.fusable_fused, summary.fusable)}) |",
         f"| files that are wrong once fused | {len(summary.wrong)} |",
     ]
-    for peer, name in _PEER_NAMES.items():
-        right = summary.peers_right[peer]
-        text = f"{summary.peers[peer]}, with equal outputs {right} ({_percent(right, summary.sites)})"
+    for peer, given in summary.peers_given.items():
+        name, right = _PEER_NAMES[peer], summary.peers_right[peer]
+        text = f"{summary.peers_fused[peer]} of {given}, with equal outputs {right} ({_percent(right, given)})"
         lines.append(f"| fused by {name} | {text} |")
     lines.append(f"| files on which one of them fuses more, rightly | {len(summary.peers_ahead)} |")
     lines += ["", *(f"- {problem}" for problem in (*summary.wrong, *summary.peers_ahead)), ""]
