@@ -15,7 +15,7 @@ import flashonnx
 from flashonnx.reference import flash_attention
 from tests.cases.nodes import ACCEPTED, NodeCase
 from tests.op.ort.node_models import case_feeds, case_model, node_model, run
-from tests.op.ort.test_conformance import CASES, TOLERANCES, as_flash_attention
+from tests.op.ort.test_conformance import CASES, check_case
 from tests.plugin.models import attention_stack
 
 CUDA = "CUDAExecutionProvider"
@@ -51,16 +51,7 @@ def error(actual: np.ndarray, inputs: dict[str, np.ndarray], **attributes: float
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_node_case(case: TestCase) -> None:
-    model = as_flash_attention(case.model)
-    session = cuda_session(model)
-    names = [value.name for value in model.graph.input]
-    for inputs, expected in case.data_sets:
-        outputs = run(session, dict(zip(names, inputs, strict=True)))
-        for value, want in zip(model.graph.output, expected, strict=True):
-            have = outputs[value.name]
-            assert have.dtype == want.dtype
-            rtol, atol = TOLERANCES[want.dtype]
-            np.testing.assert_allclose(have.astype(np.float64), want.astype(np.float64), rtol=rtol, atol=atol)
+    check_case(case, cuda_session)
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=str)
