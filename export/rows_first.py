@@ -1,8 +1,8 @@
 """Q and K as (batch, row, head, feature) where a model turns them by head: RoPE and norms, past the Transpose.
 
 Models split heads, transpose, and then rotate or normalise Q and K, so that a Transpose stays between a projection and
-the op, and another is needed behind. All of that works row by row: done before the Transpose, on tables with their head
-axis moved, it leaves none.
+the op, and another is needed behind. RotaryEmbedding and norms work row by row: done before the Transpose, they leave
+none.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Mover:
     def moved(self, value: ir.Value) -> ir.Value | None:
         """(batch, row, head, feature), with the axes of fewer that broadcast to it; None if it cannot be had so."""
         if value not in self._moved:
-            self._moved[value] = self._small(value) if self._has_no_heads(value) else self._again(value)
+            self._moved[value] = self._without_rows(value) if self._has_no_heads(value) else self._again(value)
         return self._moved[value]
 
     def stands_for_all(self, readers: set[ir.Node]) -> bool:
@@ -89,16 +89,13 @@ class _Mover:
         sizes = self.unpacker.facts.sizes(value)
         return len(sizes) < 3 or (len(sizes) in (3, 4) and set(sizes[-3]) == {1})
 
-    def _small(self, value: ir.Value) -> ir.Value:
-        """A table of (row, feature) and the like, with an axis for heads between the two."""
-        unpacker, sizes = self.unpacker, self.unpacker.facts.sizes(value)
-        axis = unpacker.emitter.ints(len(sizes) - 1 if len(sizes) < 3 else len(sizes) - 2)
-        if len(sizes) < 2 or set(sizes[-2]) == {1}:
-            return value
-        if len(sizes) == 2:
-            return unpacker.op("Unsqueeze", value, axis)
-        rows = unpacker.op("Squeeze", value, unpacker.emitter.ints(len(sizes) - 3))
-        return unpacker.op("Unsqueeze", rows, axis)
+    def _without_rows(self, value: ir.Value) -> ir.Value | None:
+        """A number, or one for each feature. A table by rows would broadcast between the rows and the features.
+
+        ONNX Runtime does that a head at a time, at the cost of the Transposes: RoPE of primitive operators stays.
+        """
+        sizes = self.unpacker.facts.sizes(value)
+        return value if len(sizes) < 2 or set(sizes[-2]) == {1} else None
 
     def _again(self, value: ir.Value) -> ir.Value | None:
         node = value.producer()
