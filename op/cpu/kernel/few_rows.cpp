@@ -82,17 +82,15 @@ class FewRowsKernel {
 
   void attend(const KeySegment& segment, KeySpan keys) {
     const KeySpan next = KeySpan{keys.end, keys.end + kFewRowsBlockKeys}.within({segment.begin, segment.end});
-    const StoredRows k = load_rows(stored_keys(segment, keys), keys.size(), tile_.head_size, scratch_.k);
-    const StoredRows v = load_rows(stored_values(segment, keys), keys.size(), tile_.v_head_size, scratch_.v);
-    for (int first = 0; first < tile_.rows; first += kGroupRows) {
-      const int count = tile_.rows - first < kGroupRows ? tile_.rows - first : kGroupRows;
-      const Prefetch after_k = share_of(first, count, stored_values(segment, keys), keys, tile_.v_head_size);
-      const Prefetch after_v = share_of(first, count, stored_keys(segment, next), next, tile_.head_size);
-      with_constant<kGroupRows>(count, [&](auto rows) {
-        constexpr int R = decltype(rows)::value;
-        attend_group<R>(first, keys, k, v, after_k, after_v);
-      });
+    const StoredRows k = stored_keys(segment, keys), v = stored_values(segment, keys);
+    score(keys, load_rows(k, keys.size(), tile_.head_size, scratch_.k), prefetch(v, keys, tile_.v_head_size));
+    for (int r = 0; r < tile_.rows; ++r) {
+      if (needs_edit(tile_.row[r], keys)) edit(tile_.row[r], keys, scratch_.scores.row(r));
     }
+    for (int r = 0; r < tile_.rows; ++r) factor_[r] = raise_maximum(r, keys.size());
+    for (int r = 0; r < tile_.rows; ++r) exponentiate(r, keys.size());
+    add_values(keys, load_rows(v, keys.size(), tile_.v_head_size, scratch_.v),
+               prefetch(stored_keys(segment, next), next, tile_.head_size));
   }
 
   StoredRows stored_keys(const KeySegment& segment, KeySpan keys) const {
@@ -107,10 +105,10 @@ class FewRowsKernel {
     return {element(tile_.dtype, rows, first * stride), stride * bytes_of(tile_.dtype)};
   }
 
-  // Each group of rows asks for its share of each row of K or V.
-  Prefetch share_of(int first, int count, const StoredRows& rows, KeySpan keys, int64_t columns) const {
-    const int64_t bytes = columns * bytes_of(tile_.dtype);
-    return {rows, keys.size(), bytes * first / tile_.rows, bytes * (first + count) / tile_.rows};
+  Prefetch prefetch(const StoredRows& rows, KeySpan keys, int64_t columns) const {
+    const int64_t bytes = bytes_of(tile_.dtype);
+    const int64_t groups = (tile_.rows + kGroupRows - 1) / kGroupRows;
+    return {rows, keys.size(), columns * bytes, kPair * bytes, groups};
   }
 
   StoredRows load_rows(const StoredRows& rows, int64_t count, int64_t columns, float* copy) {
@@ -119,21 +117,28 @@ class FewRowsKernel {
     return {reinterpret_cast<const char*>(copy), padded(columns) * bytes_of(DType::kFloat)};
   }
 
-  template <int R>
-  void attend_group(int first, KeySpan keys, const StoredRows& k, const StoredRows& v, const Prefetch& after_k,
-                    const Prefetch& after_v) {
-    if (span_of_any(tile_.row + first, R).within(keys).empty()) return;
-    const PackedRows scores{scratch_.scores.row(first), scratch_.scores.stride};
-    score_group<kType, R>(k, keys.size(), padded(tile_.head_size), tile_.score_scale,
-                          {scratch_.q.row(first), scratch_.q.stride}, after_k, scores);
-    float factor[R];
-    for (int r = 0; r < R; ++r) {
-      if (needs_edit(tile_.row[first + r], keys)) edit(tile_.row[first + r], keys, scores.row(r));
+  void score(KeySpan keys, const StoredRows& k, Prefetch next) {
+    for_each_group([&](int first, auto rows) {
+      next = score_group<kType, decltype(rows)::value>(k, keys.size(), padded(tile_.head_size), tile_.score_scale,
+                                                       scratch_.q.from(first), next, scratch_.scores.from(first));
+    });
+  }
+
+  void add_values(KeySpan keys, const StoredRows& v, Prefetch next) {
+    for_each_group([&](int first, auto rows) {
+      next = add_group_values<kType, decltype(rows)::value>(v, keys.size(), padded(tile_.v_head_size),
+                                                            scratch_.scores.from(first), factor_ + first, next,
+                                                            scratch_.o.from(first));
+    });
+  }
+
+  // Calls body(first row, Constant<number of rows>).
+  template <typename Body>
+  void for_each_group(const Body& body) const {
+    for (int first = 0; first < tile_.rows; first += kGroupRows) {
+      const int left = tile_.rows - first;
+      with_constant<kGroupRows>(left < kGroupRows ? left : kGroupRows, [&](auto rows) { body(first, rows); });
     }
-    for (int r = 0; r < R; ++r) factor[r] = raise_maximum(first + r, keys.size(), scores.row(r));
-    for (int r = 0; r < R; ++r) exponentiate(first + r, keys.size(), factor[r], scores.row(r));
-    add_group_values<kType, R>(v, keys.size(), padded(tile_.v_head_size), scores, factor, after_v,
-                               {scratch_.o.row(first), scratch_.o.stride});
   }
 
   bool needs_edit(const TileRow& row, KeySpan keys) const {
@@ -165,7 +170,8 @@ class FewRowsKernel {
   }
 
   // Returns what the row's older probabilities, relative to the old maximum, shrink by.
-  float raise_maximum(int r, int64_t count, const float* scores) {
+  float raise_maximum(int r, int64_t count) {
+    const float* scores = scratch_.scores.row(r);
     Vec most = broadcast(m_[r]);
     for (int64_t j = 0; j < count; j += kLanes) most = max(load(scores + j), most);
     const float m = largest(most);
@@ -177,7 +183,8 @@ class FewRowsKernel {
   }
 
   // Scores become probabilities relative to the row maximum.
-  void exponentiate(int r, int64_t count, float factor, float* scores) {
+  void exponentiate(int r, int64_t count) {
+    float* scores = scratch_.scores.row(r);
     const Vec base = broadcast(m_[r] == kNever ? 0.0f : m_[r]);
     Vec sums = broadcast(0.0f);
     for (int64_t j = 0; j < count; j += kLanes) {
@@ -185,7 +192,7 @@ class FewRowsKernel {
       store(scores + j, p);
       sums = sums + p;
     }
-    l_[r] = fma(l_[r], broadcast(factor), sums);
+    l_[r] = fma(l_[r], broadcast(factor_[r]), sums);
   }
 
   void finish(int r) {
@@ -214,7 +221,8 @@ class FewRowsKernel {
   const Tile& tile_;
   const Scratch scratch_;
   float m_[kMaxFewRows];
-  Vec l_[kMaxFewRows];  // the sum of its lanes
+  float factor_[kMaxFewRows];  // what the sums before this block shrink by
+  Vec l_[kMaxFewRows];         // the sum of its lanes
 };
 
 }  // namespace
