@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flashonnx.bench import contestants, core, traffic
+from flashonnx.bench import contestants, core, reading, traffic
 from flashonnx.bench.cases import parse_case, random_inputs, with_options
 from flashonnx.bench.exactness import float64_attention
 from flashonnx.bench.memory import ChildError, in_child, is_supported, peak_above_now
@@ -49,6 +49,27 @@ def test_bytes():
     q, k, v = random_inputs(case)
     assert case.input_bytes == q.nbytes + k.nbytes + v.nbytes
     assert case.output_bytes == q.nbytes
+
+
+def test_inputs_in_turns_are_more_than_a_cache_holds():
+    assert reading.copies_of(32 << 20) == 8
+    assert reading.copies_of(1 << 30) == 1
+    assert reading.copies_of(1) == reading.MAX_COPIES
+    calls = []
+    function = reading.in_turns([lambda: calls.append("a"), lambda: calls.append("b")])
+    for _ in range(3):
+        function()
+    assert calls == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_decoding_is_measured_against_reading(dtype):
+    (case,) = with_options(["1x4/2x2/1024x32"], causal=False, dtype=dtype)
+    (timing,) = core.bench(["speed"], cases=[case], contestants=["torch SDPA"], threads=1, rounds=3).timings
+    assert set(timing.seconds) == {"flashonnx", "torch SDPA"}
+    assert len(timing.read_seconds) == 3
+    shares = [read / ours for read, ours in zip(timing.read_seconds, timing.seconds["flashonnx"], strict=True)]
+    assert timing.read_share() == sorted(shares)[1]
 
 
 def test_rounds_take_everyone_in_changing_order():

@@ -60,6 +60,11 @@ class Case:
         return elements * DTYPES[self.dtype].itemsize
 
     @property
+    def is_decoding(self) -> bool:
+        """Few queries over many keys: reading K and V is what takes the time."""
+        return self.q_sequence_length <= 8 and self.kv_sequence_length >= 1024
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Every dimension."""
         heads = (self.q_num_heads, self.kv_num_heads)
@@ -135,6 +140,12 @@ def decode_cases(dtype: str) -> list[Case]:
     """On a GPU: one query a head, 32 heads on 8, over long caches."""
     shapes = [(1, 8192, 128), (16, 8192, 128), (1, 131072, 128), (64, 2048, 128), (16, 8192, 64)]
     texts = [f"{batch}x32/8x1/{keys}x{size}" for batch, keys, size in shapes]
+    return with_options(texts, causal=False, dtype=dtype)
+
+
+def cpu_decode_cases(dtype: str) -> list[Case]:
+    """On the CPU: 1 to 8 queries a head, 32 heads on 8, over 4,096 keys."""
+    texts = [f"{batch}x32/8x{queries}/4096x128" for batch in (1, 8) for queries in (1, 2, 4, 8)]
     return with_options(texts, causal=False, dtype=dtype)
 
 

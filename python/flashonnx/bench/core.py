@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from flashonnx.bench import cuda, dram, traffic
+from flashonnx.bench import cuda, dram, reading, traffic
 from flashonnx.bench.cases import SCALING_LENGTHS, Case, random_inputs
 from flashonnx.bench.contestants import Arrays, Contestant, Prepared, RefusedError
 from flashonnx.bench.devices import Device, find_device
@@ -21,6 +21,8 @@ from flashonnx.validation.compare import difference
 MAX_SECONDS = 30.0
 # Longer problems are not checked against float64, which takes minutes there.
 MAX_EXACTNESS_LENGTH = 4096
+
+_READ = "read"  # among the contestants of a round
 
 Progress = Callable[[str], None]
 
@@ -115,10 +117,15 @@ class _Run:
 
     def time(self, case: Case) -> Timing:
         self.say(f"time: {case}")
-        prepared, refused = self._prepare(case, random_inputs(case))
-        functions = {name: contestant.run for name, contestant in prepared.items()}
+        from_memory = case.is_decoding and self.device.has_reader
+        copies = reading.copies_of(case.input_bytes) if from_memory else 1
+        inputs = [random_inputs(case, seed) for seed in range(copies)]
+        prepared, refused = zip(*(self._prepare(case, arrays) for arrays in inputs), strict=True)
+        functions = {name: reading.in_turns([copy[name].run for copy in prepared]) for name in prepared[0]}
+        if from_memory:
+            functions[_READ] = reading.in_turns([reading.reader(arrays[1:], self.threads) for arrays in inputs])
         times = self.device.interleave(functions, rounds=self.rounds, max_seconds=MAX_SECONDS)
-        return Timing(case, times, refused)
+        return Timing(case, times, refused[0], read_seconds=times.pop(_READ, []))
 
     def measure_error(self, case: Case) -> Exactness:
         self.say(f"error: {case}")

@@ -11,6 +11,7 @@ from flashonnx.bench.cases import (
     SCALING_CASE,
     SPEED_CASES,
     Case,
+    cpu_decode_cases,
     decode_cases,
     grouped_cases,
     masked_cases,
@@ -36,6 +37,7 @@ class Device:
     max_score_bytes: int
     interleave: Callable[..., timing.Times]
     why_not: Callable[[], str]
+    has_reader: bool = False  # decoding is measured against reading.reader
 
     def find_contestants(self, names: list[str] | None = None) -> list[Contestant]:
         """All contestants, or of these only the named ones and ours.
@@ -54,12 +56,13 @@ DEVICES = {
     "cpu": Device(
         dtype="float32",
         contestants=CPU,
-        suites={"common": lambda dtype: with_options(SPEED_CASES, dtype=dtype)},
+        suites={"common": lambda dtype: with_options(SPEED_CASES, dtype=dtype), "decode": cpu_decode_cases},
         topics=("speed", "scaling", "memory", "exactness", "traffic"),
         scaling_case=SCALING_CASE,
         max_score_bytes=2 << 30,
         interleave=timing.interleave,
         why_not=lambda: "",
+        has_reader=True,
     ),
     "cuda": Device(
         dtype="bfloat16",

@@ -18,11 +18,15 @@ from flashonnx.files import write_text
 
 @dataclass(frozen=True)
 class Timing:
-    """One case: seconds of a call by contestant and round, and why the others did not take part."""
+    """One case: seconds of a call by contestant and round, and why the others did not take part.
+
+    Where decoding is measured against it, `read_seconds` are those of reading K and V once, by round.
+    """
 
     case: Case
     seconds: Times
     refused: dict[str, str]
+    read_seconds: list[float] = field(default_factory=list)
 
     def median(self, name: str) -> float:
         return statistics.median(self.seconds[name])
@@ -38,6 +42,12 @@ class Timing:
     def ratio(self, name: str) -> float:
         """The contestant's time over ours, in rounds: above 1 we are faster."""
         return median_ratio(self.seconds, name, OURS)
+
+    def read_share(self) -> float | None:
+        """Which share of the machine's read bandwidth we reach: the time of reading K and V over ours, in rounds."""
+        if not self.read_seconds:
+            return None
+        return median_ratio({OURS: self.seconds[OURS], "read": self.read_seconds}, "read", OURS)
 
     def fastest_peer(self, ours: set[str]) -> str | None:
         """The peer with the smallest median time."""
@@ -119,6 +129,7 @@ class BenchResult:
                 entry["gflops"] = {name: timing.gflops(name) for name in timing.seconds}
                 entry["gbytes"] = {name: timing.gbytes(name) for name in timing.seconds}
                 entry["time_over_ours"] = {name: timing.ratio(name) for name in timing.seconds}
+                entry["read_share"] = timing.read_share()
                 entry["fastest_peer"] = timing.fastest_peer(self.ours)
         return data
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 TOPICS_HELP = (
-    "speed, scaling, exactness, or all; on the CPU also memory and traffic; on CUDA also parts of speed: prefill, "
-    "decode, grouped, masks. [default: speed]"
+    "speed, scaling, exactness, or all; on the CPU also memory and traffic; also parts of speed: on the CPU "
+    "common and decode; on CUDA prefill, decode, grouped, masks. [default: speed]"
 )
 
 
@@ -130,7 +130,9 @@ def _time_table(title: str, timings: list[Timing]) -> Any:
     rows = {}
     for timing in timings:
         cells = {name: f"{timing.median(name) * 1e3:.4g} ({timing.ratio(name):.2f})" for name in timing.seconds}
-        rows[str(timing.case)] = cells | {"our GFLOP/s": f"{timing.gflops():.0f}", "our GB/s": f"{timing.gbytes():.0f}"}
+        cells |= {"our GFLOP/s": f"{timing.gflops():.0f}", "our GB/s": f"{timing.gbytes():.0f}"}
+        share = timing.read_share()
+        rows[str(timing.case)] = cells if share is None else cells | {"of reading K and V": f"{share:.2f}"}
     return _table(title, rows, str)
 
 
