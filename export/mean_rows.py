@@ -55,7 +55,7 @@ def _rows_with_keys_in_band(query: ir.Value, mask: ir.Value, rank: int, band: Ba
     """Whether a key within the band is not padding; the mask is padding alone, (batch, 1, 1, keys)."""
     keys = emitter.op("Cast", emitter.op("Reshape", mask, emitter.ints(0, 1, -1)), to=int(ir.DataType.FLOAT))
     if band.left < 0:
-        seen = emitter.op("CumSum", keys, emitter.ints(2))
+        seen = emitter.op("CumSum", keys, emitter.integer(2))
     else:
         seen = emitter.op("MaxPool", keys, kernel_shape=[band.left + 1 + band.right], pads=[band.left, band.right])
     alive = emitter.op("Greater", seen, emitter.scalar(0.5, ir.DataType.FLOAT))
