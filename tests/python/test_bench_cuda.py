@@ -143,8 +143,8 @@ def test_what_ncu_complains_of_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_topics_belong_to_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="no topic decode on cpu"):
-        core.bench(["decode"])
+    with pytest.raises(ValueError, match="no topic prefill on cpu"):
+        core.bench(["prefill"])
     monkeypatch.setitem(devices.DEVICES, "cuda", replace(devices.DEVICES["cuda"], why_not=lambda: ""))
     with pytest.raises(ValueError, match="no topic memory on cuda; there are decode, "):
         core.bench(["memory"], device="cuda")
