@@ -24,7 +24,7 @@ from flashonnx.fusion.lower import Lowered
 from flashonnx.fusion.mask_terms import Meaning
 from flashonnx.fusion.patterns import PATTERNS, fill, patterns
 from flashonnx.fusion.portable import Form, portable_function
-from flashonnx.fusion.run import run_model, run_reference
+from flashonnx.fusion.run import as_the_standard_says, run_model, run_reference
 from flashonnx.fusion.tensor_type import Type
 
 # Largest difference, absolute and relative to the old value: room for sums in another order, not for another sum.
@@ -146,7 +146,7 @@ def _run(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]], by_definiti
     """In ONNX Runtime, or by ONNX's reference where that is asked for or ONNX Runtime has no kernel for some type."""
     if not by_definition:
         with suppress(RuntimeError):
-            return list(run_model(model, feeds))
+            return list(run_model(as_the_standard_says(model), feeds))
     return list(run_reference(model, feeds))
 
 
