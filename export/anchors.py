@@ -35,7 +35,10 @@ _REACH = 16
 
 
 def is_attention(node: ir.Node, facts: Facts) -> bool:
-    """Whether a Softmax stands between two products of activations; a classifier's or a router's does not."""
+    """Whether a Softmax stands between two products of activations; a classifier's or a router's does not.
+
+    What depends on nothing but the batch size, such as learned queries, counts as an activation.
+    """
     if node.op_type != "Softmax":
         return True
     return _meets_product(node, facts, _producers) and _meets_product(node, facts, _consumers)
@@ -49,7 +52,7 @@ def _meets_product(node: ir.Node, facts: Facts, neighbours: Callable[[ir.Node], 
         seen.update(front)
         products = [node for node in front if node.op_type in _PRODUCTS and len(node.inputs) > _PRODUCTS[node.op_type]]
         seconds = [product.inputs[_PRODUCTS[product.op_type]] for product in products]
-        if any(facts.traces[0].data(value) is None for value in seconds):
+        if any(facts.constant(value) is None for value in seconds):
             return True
         front = [candidate for candidate in front if candidate not in products]
     return False

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.export.forms import HEADS, SIZE, Fused, assert_fused, assert_left_alone, attention, times
+from tests.export.forms import (
+    HEADS,
+    SIZE,
+    WIDTH,
+    Fused,
+    assert_fused,
+    assert_left_alone,
+    attention,
+    join_heads,
+    split_heads,
+    times,
+)
 from tests.export.graphs import Graph
 
 ROOT = SIZE**-0.25
@@ -250,3 +261,14 @@ def test_a_softmax_that_is_no_attention_is_no_site():
     report = flashonnx.fusion.explain(graph.model())
     assert report.total == 0
     assert len(report.not_attention) == 1
+
+
+def test_queries_and_keys_that_are_learned_are_attention():
+    """DETR's first layer: a stored table for every batch entry, so that the data depend on the batch size alone."""
+    graph = Graph()
+    x = graph.input("x", np.float32, ("batch", "rows", WIDTH))
+    table = graph.constant(np.random.default_rng(0).standard_normal((1, 6, WIDTH)), np.float32)
+    q = split_heads(graph, graph.expand(table, (x, 0), 6, WIDTH))
+    probabilities = graph.op("Softmax", graph.op("MatMul", q, graph.transpose(q, 0, 1, 3, 2)), axis=-1)
+    graph.outputs.append(join_heads(graph, graph.op("MatMul", probabilities, q)))
+    assert assert_fused(graph).op_types.count("FlashAttention") == 1
