@@ -53,16 +53,27 @@ def _any_key(keys: ir.Value, emitter: Emitter) -> ir.Value:
 
 def _rows_with_keys_in_band(query: ir.Value, mask: ir.Value, rank: int, band: Band, emitter: Emitter) -> ir.Value:
     """Whether a key within the band is not padding; the mask is padding alone, (batch, 1, 1, keys)."""
-    keys = emitter.op("Cast", emitter.op("Reshape", mask, emitter.ints(0, 1, -1)), to=int(ir.DataType.FLOAT))
-    if band.left < 0:
-        seen = emitter.op("CumSum", keys, emitter.integer(2))
-    else:
-        seen = emitter.op("MaxPool", keys, kernel_shape=[band.left + 1 + band.right], pads=[band.left, band.right])
-    alive = emitter.op("Greater", seen, emitter.scalar(0.5, ir.DataType.FLOAT))
+    keys = emitter.op("Reshape", mask, emitter.ints(0, 1, -1))
+    alive = _from_first_key(keys, emitter) if band.left < 0 else _near_a_key(keys, band, emitter)
     if band.from_end:
         rows = emitter.dim(query, rank - 2)
         alive = emitter.op("Slice", alive, emitter.op("Neg", rows), emitter.ints(2**31 - 1), emitter.ints(2))
     return emitter.op("Reshape", alive, emitter.ints(*((0, -1, 1) if rank == 3 else (0, 1, -1, 1))))
+
+
+def _from_first_key(keys: ir.Value, emitter: Emitter) -> ir.Value:
+    """By position: whether the first key is not after it. No running count: TensorRT 10.6 makes a loop of CumSum."""
+    length = emitter.op("Gather", emitter.op("Shape", keys), emitter.integer(2), axis=0)
+    positions = emitter.op("Range", emitter.integer(0), length, emitter.integer(1))
+    first = emitter.reduce("ReduceMin", emitter.op("Where", keys, positions, length), axis=2)
+    return emitter.op("Not", emitter.op("Less", positions, first))
+
+
+def _near_a_key(keys: ir.Value, band: Band, emitter: Emitter) -> ir.Value:
+    """By position: whether there is a key within the window around it."""
+    numbers = emitter.op("Cast", keys, to=int(ir.DataType.FLOAT))
+    window = {"kernel_shape": [band.left + 1 + band.right], "pads": [band.left, band.right]}
+    return emitter.op("Greater", emitter.op("MaxPool", numbers, **window), emitter.scalar(0.5, ir.DataType.FLOAT))
 
 
 def _repeat_heads(mean: ir.Value, layout: Layout, attention: Attention, emitter: Emitter) -> ir.Value:

@@ -70,9 +70,14 @@ def stored_column(graph: Graph, scores: str) -> str:
     return graph.op("Slice", table, graph.ints(0), graph.unsqueeze(graph.dim(scores, 2), 0), graph.ints(2))
 
 
-def padding(graph: Graph, scores: str) -> str:
-    keep = graph.input("keep", np.bool_, ("batch", "keys"), integers=(0, 1), is_padding=True)
+def padding(graph: Graph, scores: str, keys: str = "keys") -> str:
+    keep = graph.input("keep", np.bool_, ("batch", keys), integers=(0, 1), is_padding=True)
     return graph.unsqueeze(keep, 1, 2)
+
+
+def row_padding(graph: Graph, scores: str) -> str:
+    """Where the keys are the rows' own."""
+    return padding(graph, scores, "rows")
 
 
 def float_mask(graph: Graph, scores: str) -> str:
@@ -92,6 +97,15 @@ def both(*changes: Mask) -> Mask:
 
 
 SIZES = ((6, 6), (5, 9), (70, 70), (9, 5), (100, 12))
+
+
+def test_rows_before_the_first_key_are_told_without_a_loop() -> None:
+    """TensorRT runs CumSum and Scan key after key, which can take longer than the rest of a model."""
+    graph = attention(on_scores=both(replaced(causal, LOWEST), replaced(row_padding, LOWEST)))
+    assert check(graph, (5, 5), (70, 70)).mask == "causal + padding"
+    operators = {node.op_type for node in fuse(graph.model()).model.graph.node}
+    assert {"FlashAttention", "ReduceMean", "Where"} <= operators
+    assert not operators & {"CumSum", "Loop", "Scan"}
 
 
 def test_stored_rows_without_keys_beside_a_causal_mask() -> None:
