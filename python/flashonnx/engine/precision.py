@@ -1,7 +1,8 @@
 """A float32 model in float16 or bfloat16, for strongly typed networks: TensorRT then computes as the file says.
 
-Inputs, outputs and numerically delicate parts stay in float32: sums and powers (of hand-written norms), and whatever
-leads to a sine or cosine, because positions of rotary embeddings are not exact in 16 bits.
+Inputs, outputs and numerically delicate parts stay in float32: sums and powers (of hand-written norms) with what lies
+between them; and whatever leads to a sine, a cosine or an integer, because positions are not exact in 16 bits and
+another integer is another row of a table.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _DELICATE = {
 # Some of their inputs are float32 whatever the data's type.
 _TYPED = {"DequantizeLinear", "QuantizeLinear", "Resize"}
 _TRIGONOMETRIC = {"Cos", "Sin"}
+_ELEMENTWISE = {"Abs", "Add", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Sub"}
 
 
 def convert(model: ir.Model, precision: str) -> None:
@@ -87,15 +89,22 @@ class _Conversion:
                     raise EngineError(f"the type of {value.name!r}, made by {node.op_type}, is not known; use fp32")
 
     def _kept_nodes(self) -> set[ir.Node]:
-        kept = {node for node in self.graph if node.op_type in _DELICATE | _TYPED}
-        pending = [node for node in self.graph if node.op_type in _TRIGONOMETRIC]
+        pending = [node for node in self.graph if node.op_type in _TRIGONOMETRIC or _is_cast_to_integer(node)]
+        kept = {node for node in self.graph if node.op_type in _DELICATE | _TYPED} | set(pending)
         while pending:
             for value in pending.pop().inputs:
                 producer = value.producer() if value is not None else None
                 if producer is not None and producer not in kept:
                     kept.add(producer)
                     pending.append(producer)
-        return kept
+        return kept | self._between(kept)
+
+    def _between(self, kept: set[ir.Node]) -> set[ir.Node]:
+        """What computes with numbers of kept nodes alone, and for them alone: an epsilon, a scale."""
+        found = {node for node in self.graph if node.op_type in _ELEMENTWISE} - kept
+        while leaving := {node for node in found if not _neighbours(node) <= kept | found}:
+            found -= leaving
+        return found
 
     def _convert_node(self, node: ir.Node) -> None:
         for index, value in enumerate(node.outputs):
@@ -162,6 +171,19 @@ class _Conversion:
         largest = float(ml_dtypes.finfo(dtype).max)
         clipped = np.where(np.isfinite(array), np.clip(array, -largest, largest), array)
         return ir.tensor(clipped.astype(dtype), dtype=self.target, name=tensor.name)
+
+
+def _is_cast_to_integer(node: ir.Node) -> bool:
+    if node.op_type != "Cast" or node.inputs[0] is None or node.inputs[0].dtype != ir.DataType.FLOAT:
+        return False
+    return ir.DataType(node.attributes["to"].as_int()).is_integer()
+
+
+def _neighbours(node: ir.Node) -> set[ir.Node | None]:
+    """The nodes that make its inputs and those that read its outputs; None for the graph, but not for constants."""
+    makers = {value.producer() for value in node.inputs if value is not None and value.const_value is None}
+    readers = {use.node for value in node.outputs for use in value.uses()}
+    return makers | readers | ({None} if any(value.is_graph_output() for value in node.outputs) else set())
 
 
 def _is_source(value: ir.Value) -> bool:

@@ -73,6 +73,46 @@ def test_result_is_that_of_the_original_to_16_bits() -> None:
     assert 0 < np.abs(actual - expected).max() < 2e-2
 
 
+def test_between_sums_and_powers_all_stays() -> None:
+    """The root mean square of a norm: its square is beyond float16, and 16 bits of an epsilon are few."""
+    nodes = [
+        helper.make_node("Pow", ["x", "two"], ["square"]),
+        helper.make_node("ReduceMean", ["square", "axes"], ["mean"]),
+        helper.make_node("Add", ["mean", "epsilon"], ["sum"]),
+        helper.make_node("Sqrt", ["sum"], ["root"]),
+        helper.make_node("Mul", ["root", "gain"], ["scaled"]),
+        helper.make_node("Div", ["x", "scaled"], ["y"]),
+    ]
+    weights = {"two": np.float32(2), "axes": np.array([-1]), "epsilon": np.float32(1e-6), "gain": np.float32(3)}
+    model = build(nodes, weights, {"y": F32})
+    expected = run(build(nodes, weights, {"y": F32}), x := np.full((2, 8), 1000, np.float32))
+    convert(model, "fp16")
+    found = types(model)
+    assert found["sum"] == found["epsilon"] == F32
+    assert found["scaled"] == F16  # the last of them is read by what is not delicate
+    np.testing.assert_allclose(run(model, x), expected, rtol=2e-3)
+
+
+def test_what_leads_to_an_integer_stays() -> None:
+    """A position in a table: 2049 is no float16."""
+    nodes = [
+        helper.make_node("Cast", ["position"], ["number"], to=F32),
+        helper.make_node("Mul", ["number", "one"], ["same"]),
+        helper.make_node("Cast", ["same"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["row"]),
+        helper.make_node("Add", ["x", "row"], ["y"]),
+    ]
+    table = np.arange(2 * 2050, dtype=np.float32).reshape(2050, 2) % 1024
+    weights = {"position": np.array([[2049]]), "one": np.float32(1), "table": table.repeat(4, axis=1)}
+    model = build(nodes, weights, {"y": F32})
+    expected = run(build(nodes, weights, {"y": F32}), x := np.zeros((1, 8), np.float32))
+    convert(model, "fp16")
+    found = types(model)
+    assert found["same"] == F32
+    assert found["row"] == F16
+    np.testing.assert_array_equal(run(model, x), expected)
+
+
 def test_what_leads_to_a_sine_stays() -> None:
     nodes = [
         helper.make_node("Mul", ["x", "frequency"], ["angle"]),
