@@ -1,8 +1,8 @@
-"""A model with its weights in one file, written as they come: protobuf would hold all of them in memory twice over."""
+"""A model's message and its weights apart: protobuf would hold all of them in memory, a copy for each step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,13 +20,7 @@ def write_embedded(model: ir.Model, path: Path) -> None:
 
     A message's fields may stand in any order: all but the large weights come first, then these, one by one.
     """
-    weights = {
-        name: value.const_value
-        for name, value in model.graph.initializers.items()
-        if value.const_value is not None and _is_large(value.const_value)
-    }
-    with _emptied(model, weights):
-        proto = ir.to_proto(model)
+    proto, weights = without_weights(model)
     heads = {tensor.name: _before_data(tensor) for tensor in proto.graph.initializer if tensor.name in weights}
     small = [tensor for tensor in proto.graph.initializer if tensor.name not in weights]
     del proto.graph.initializer[:]
@@ -39,6 +33,19 @@ def write_embedded(model: ir.Model, path: Path) -> None:
         for name, head in heads.items():
             file.write(head)
             weights[name].tofile(file)  # type: ignore[attr-defined]  # all of onnx-ir's tensors have it
+
+
+def without_weights(
+    model: ir.Model, takes: Callable[[ir.TensorProtocol], bool] = lambda weight: True
+) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """The model with all large weights that `takes` says yes to in no file at all, and these weights by name."""
+    weights = {
+        name: value.const_value
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and _is_large(value.const_value) and takes(value.const_value)
+    }
+    with _emptied(model, weights):
+        return ir.to_proto(model), weights
 
 
 def _is_large(weight: ir.TensorProtocol) -> bool:

@@ -263,12 +263,15 @@ class Trace:
             if current in self._data:
                 pending.pop()
                 continue
-            missing = [source for source in self._data_sources(current) if source not in self._data]
-            if missing:
-                pending.extend(missing)
+            sources = self._data_sources(current)
+            if any(self._data.get(source, source) is None for source in sources):
+                self._data[current] = None  # without looking at the others, which may be large weights
+                continue
+            missing = next((source for source in sources if source not in self._data), None)
+            if missing is not None:
+                pending.append(missing)
             else:
                 self._data[current] = self._compute(current)
-                pending.pop()
         return self._data[value]
 
     def _data_sources(self, value: ir.Value) -> list[ir.Value]:

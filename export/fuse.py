@@ -92,6 +92,7 @@ def fuse(
     say = progress or say_nothing
     say(0, 0, "reading the model")
     model = model_io.load(model_or_path)
+    original = model_io.copy(model) if verify else model
     work = Pass(model, verify)
     report = work.run(say)
     if require_all and report.fused < report.total:
@@ -101,10 +102,10 @@ def fuse(
     if verify and work.forms:
         say(report.total, report.total, "comparing the models")
         try:
-            report.verification = work.verify_model(model_io.load(model_or_path))
+            report.verification = work.verify_model(original)
         except Refusal as refusal:
             report.take_back(str(refusal))
-            model = model_io.load(model_or_path)
+            model = original
             if require_all:
                 raise NotAllFused(report) from refusal
     if not portable:
@@ -218,8 +219,7 @@ class Pass:
         """Compares the finished model with the original; says how. Raises Refusal if they differ."""
         if model_io.is_large(original):
             return "not compared: the weights are too large to load twice; every site was compared by itself"
-        inputs = list(self.model.graph.inputs)
-        return verify_model(model_io.to_proto(original), model_io.to_proto(self.model), inputs, self.facts)
+        return verify_model(original, self.model, self.facts)
 
 
 def _upstream(node: ir.Node) -> set[ir.Node]:

@@ -36,7 +36,7 @@ def load(model_or_path: onnx.ModelProto | ir.Model | str | os.PathLike[str]) -> 
     Raises ModelError for what is not a sound ONNX model.
     """
     if isinstance(model_or_path, ir.Model):
-        model = model_or_path.clone()
+        model = copy(model_or_path)
     elif isinstance(model_or_path, onnx.ModelProto):
         model = _from_proto(model_or_path, _name(model_or_path))
     else:
@@ -51,6 +51,13 @@ def load(model_or_path: onnx.ModelProto | ir.Model | str | os.PathLike[str]) -> 
     except Exception as error:  # onnx-ir wraps whatever a broken function body makes it raise
         raise ModelError(f"the model's local functions cannot be inlined: {_first_line(error)}") from error
     return model
+
+
+def copy(model: ir.Model) -> ir.Model:
+    """Another graph on the same weights, as if read from the same place."""
+    other = model.clone()
+    other.meta.update(model.meta)
+    return other
 
 
 def _read(path: Path) -> ir.Model:

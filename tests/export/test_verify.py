@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -14,10 +15,12 @@ import flashonnx.fusion
 from flashonnx.fusion import FuseResult
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.band import UNBOUNDED
+from flashonnx.fusion.embedded import without_weights
 from flashonnx.fusion.emit import Emitter
 from flashonnx.fusion.lower import Lowered, lower
 from flashonnx.fusion.mask_terms import Meaning
 from flashonnx.fusion.patterns import PATTERNS, patterns
+from flashonnx.fusion.run import can_be_lent, run_model
 from flashonnx.fusion.sizes import trace_model
 from flashonnx.fusion.verify import Verifier
 from tests.export.forms import Change, attention
@@ -139,3 +142,37 @@ def test_patterns_have_padding_on_both_sides_and_a_row_that_is_masked_altogether
             assert not drawn[pattern][-1].any()
             steps = np.diff(drawn[pattern].astype(int), axis=1)
             assert (steps >= 0).all() if pattern == "left" else (steps <= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.int64, ml_dtypes.bfloat16, ml_dtypes.int4])
+def test_a_model_is_run_with_weights_that_it_does_not_hold(dtype: np.dtype) -> None:
+    """Those of NumPy's own types are lent to ONNX Runtime; the others stay in the message."""
+    table = np.random.default_rng(0).integers(-8, 8, (64, 64)).astype(dtype)
+    graph = Graph(opset=21)
+    graph.weights.append(ir.serde.serialize_tensor(ir.Tensor(table, name="table")))
+    x = graph.input("x", np.float32, ("rows", 64))
+    graph.outputs.append(graph.op("MatMul", x, graph.cast("table", np.float32)))
+    model = graph.model()
+    message, weights = without_weights(ir.from_proto(model), can_be_lent)
+    assert bool(weights) == (np.dtype(dtype).isbuiltin == 1)
+    feeds = [{"x": np.random.default_rng(rows).standard_normal((rows, 64)).astype(np.float32)} for rows in (2, 3)]
+    for lent, held in zip(run_model(message, feeds, weights=weights), run_model(model, feeds), strict=True):
+        np.testing.assert_allclose(lent[0], held[0], rtol=1e-5, atol=1e-5)
+
+
+def test_what_comes_from_activations_is_not_looked_for_in_weights() -> None:
+    """A site's verification asks which values are known; loading every weight to say no would take all memory."""
+    graph = Graph()
+    x = graph.input("x", np.float32, ("batch", "rows", 8))
+    weight = graph.constant(np.eye(8), np.float32)
+    product = graph.op("MatMul", x, weight)
+    graph.outputs.append(graph.op("Relu", product))
+    model = ir.from_proto(graph.model())
+    trace = trace_model(model)[0].with_feeds({})
+    assert trace.data(model.graph.outputs[0]) is None
+    assert not any(array is not None for array in trace._data.values())
+
+
+def test_a_model_without_masks_is_run_once() -> None:
+    assert flashonnx.fusion.fuse(attention().model()).report.verification.endswith("with 1 inputs")
+    assert flashonnx.fusion.fuse(attention(on_scores=masked).model()).report.verification.endswith("with 6 inputs")
