@@ -72,8 +72,8 @@ def _bias(term: Term, attention: Attention, query: ir.Value, dtype: ir.DataType,
 
 def _aligned(term: Term, attention: Attention, query: ir.Value, emitter: Emitter) -> ir.Value:
     """The mask as rank 4, broadcast over the axes that it does not vary along. query: the op's Q."""
-    axes = attention.mask_axes()
     places = walk_operand(term.source.value, term.source.view, emitter.facts, scalable=False)
+    axes = attention.mask_axes()  # only now: the walk takes rows and keys apart where the mask is made of their parts
     options = []
     for index, place in enumerate(places):
         present = set(place.view.atoms())

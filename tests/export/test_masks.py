@@ -208,3 +208,19 @@ def test_a_mask_of_every_other_key_is_kept():
         return graph.op("Equal", remainder, graph.constant(0, np.int64))
 
     assert assert_fused(attention(on_scores=by_replacement(even, LOWEST))).site.mask == "mask"
+
+
+def test_bias_put_together_by_the_parts_of_rows_and_keys():
+    """Decomposed relative positions (SAM): one bias for the height, one for the width, joined by a Reshape."""
+    graph = Graph()
+    q, k, v = (graph.reshape(graph.input(name, np.float32, ("batch", 4, 6, 8)), -1, 6, 8) for name in "qkv")
+    image = graph.reshape(q, 0, 2, 3, 8)
+    generator = np.random.default_rng(0)
+    heights, widths = (graph.constant(generator.standard_normal((n, n, 8)), np.float32) for n in (2, 3))
+    by_height = graph.unsqueeze(graph.op("Einsum", image, heights, equation="bhwc,hkc->bhwk"), 4)
+    by_width = graph.unsqueeze(graph.op("Einsum", image, widths, equation="bhwc,wkc->bhwk"), 3)
+    bias = graph.reshape(graph.op("Add", by_height, by_width), -1, 6, 6)
+    scores = graph.op("Add", graph.op("MatMul", q, graph.transpose(k, 0, 2, 1)), bias)
+    product = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), v)
+    graph.outputs.append(graph.reshape(graph.transpose(graph.reshape(product, -1, 4, 6, 8), 0, 2, 1, 3), 0, 6, 32))
+    assert assert_fused(graph, ({"batch": 2}, {"batch": 4})).site.mask == "bias"
