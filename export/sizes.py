@@ -6,44 +6,61 @@ import ast
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
 from flashonnx.fusion.evaluate import Operators, Trace, operators_of
 from flashonnx.fusion.tensor_type import SizeError, Type
 
-# One row for each trace. Dimensions that are only ever first, as batches are, stay small in all but the last; the
-# others are primes apart, so that two dimensions agree in every trace only if they are the same, and a product is no
-# other size's product. The last row is even, and turns the order round: some models do something else there.
-_FIRST = ((3, 5, 7), (2, 3, 5), (50, 46, 42))
-_OTHER = ((11, 23, 37, 53), (17, 13, 29, 47), (38, 34, 22, 14))
-TRACES = len(_FIRST)
+
+@dataclass(frozen=True)
+class _Table:
+    """One row for each trace: sizes of dimensions that are only ever first, as batches are, and of all others.
+
+    The first stay small in all but the last row; the others are unrelated, so that two dimensions agree in every trace
+    only if they are the same, and a product is no other size's product. The last row is even, and turns the order
+    round: some models do something else there.
+    """
+
+    first: tuple[tuple[int, ...], ...]
+    other: tuple[tuple[int, ...], ...]
+
+
+_USUAL = _Table(((3, 5, 7), (2, 3, 5), (50, 46, 42)), ((11, 23, 37, 53), (17, 13, 29, 47), (38, 34, 22, 14)))
+# For models that have a largest size, such as a short table of positions.
+_SMALL = _Table(((3, 5, 2), (2, 3, 7), (4, 6, 8)), ((7, 11, 5, 13), (5, 3, 11, 9), (10, 8, 14, 12)))
+TRACES = len(_USUAL.first)
 # Strided convolutions (audio, images of any size) need longer inputs before anything is left of them.
 _STRETCHES = (1, 8, 32, 128, 512)
 _MAX_WRITTEN_SIZES = 16
 
 
 def trace_model(model: ir.Model) -> list[Trace]:
-    """The main graph at TRACES unrelated assignments of sizes.
+    """The main graph at TRACES unrelated assignments of sizes, or at more where these hang together.
 
-    Raises SizeError, with the first assignment's complaint, if no assignment is found under which the model works.
+    Where the model works only if some dimensions are linked, those beyond TRACES are sizes at which it works although
+    they break the links: what holds only because of these must not be concluded from. Raises SizeError, with the first
+    assignment's complaint, if no assignment is found under which the model works.
     """
     graph = model.graph
     operators = operators_of(frozenset(model.opset_imports.items()), model.ir_version)
     complaint: SizeError | None = None
     too_small: list[Trace] | None = None
-    for stretch, links in itertools.product(_STRETCHES, _links(graph)):
-        if too_small is not None and links:
+    for attempt in _attempts(graph):
+        if too_small is not None and attempt.links:
             continue  # the sizes fit together; only larger ones could show more
         try:
-            traces = [_trace(graph, operators, index, stretch, links) for index in range(TRACES)]
+            traces = [_trace(attempt.sizes(index), graph, operators) for index in range(TRACES)]
         except SizeError as error:
             complaint = complaint or error
         else:
+            traces += _traces_despite_links(attempt, graph, operators)
             if not _has_softmax_of_one(graph, traces[0]):
                 return traces
             too_small = too_small or traces
-        if not _symbols(graph):
+        if not attempt.symbols:
             break
     if too_small is not None:
         return too_small
@@ -58,14 +75,10 @@ def free_dimensions(graph: ir.Graph) -> list[str]:
 
 def trace_at(model: ir.Model, sizes: Mapping[str, int]) -> Trace:
     """The main graph with these sizes of its free dimensions. Raises SizeError if it does not work at them."""
-    return _trace_with(dict(sizes), model.graph, Operators(dict(model.opset_imports), model.ir_version))
+    return _trace(dict(sizes), model.graph, Operators(dict(model.opset_imports), model.ir_version))
 
 
-def _trace(graph: ir.Graph, operators: Operators, index: int, stretch: int, links: dict[str, str]) -> Trace:
-    return _trace_with(_assign(_symbols(graph), index, stretch, links), graph, operators)
-
-
-def _trace_with(sizes: dict[str, int], graph: ir.Graph, operators: Operators) -> Trace:
+def _trace(sizes: dict[str, int], graph: ir.Graph, operators: Operators) -> Trace:
     trace = Trace(operators, sizes)
     for value in graph.inputs:
         if value.shape is None or value.dtype in (None, ir.DataType.UNDEFINED):
@@ -97,18 +110,83 @@ def _symbols(graph: ir.Graph) -> dict[str, bool]:
     return symbols
 
 
-def _links(graph: ir.Graph) -> Iterator[dict[str, str]]:
-    """Ways in which dimensions may hang together: not at all, one the sum of two, equal, or one fixed after all."""
-    yield {}
+@dataclass(frozen=True)
+class _Attempt:
+    """A way to choose sizes. symbols: see _symbols. links: what some dimensions are: another, a sum, or a number."""
+
+    symbols: dict[str, bool]
+    table: _Table = _USUAL
+    stretch: int = 1
+    links: dict[str, str] = field(default_factory=dict)
+
+    def sizes(self, index: int) -> dict[str, int]:
+        """The assignment of the table's row."""
+        firsts, others = iter(self.table.first[index]), iter(self.table.other[index])
+        sizes = {}
+        for position, (name, is_first) in enumerate(self.symbols.items()):
+            size = next(firsts, None) if is_first else None
+            if size is None:
+                size = next(others, 59 + 2 * position + index) * self.stretch
+            sizes[name] = size
+        for name, expression in self.links.items():
+            sizes[name] = sum(int(term) if term.isdigit() else sizes[term] for term in expression.split("+"))
+        return sizes
+
+
+def _attempts(graph: ir.Graph) -> Iterator[_Attempt]:
     symbols = _symbols(graph)
+    yield _Attempt(symbols)
+    yield _Attempt(symbols, _SMALL)
+    for stretch in _STRETCHES:
+        if stretch > 1:
+            yield _Attempt(symbols, _USUAL, stretch)
+        for links in _links(graph, symbols):
+            yield _Attempt(symbols, _USUAL, stretch, links)
+
+
+def _links(graph: ir.Graph, symbols: dict[str, bool]) -> Iterator[dict[str, str]]:
+    """Ways in which dimensions may hang together: one the sum of two, equal, or one fixed after all.
+
+    Also all first dimensions one batch, whatever else: exporters that are given no names give each input its own.
+    """
+    firsts = [name for name, is_first in symbols.items() if is_first]
     names = [name for name, is_first in symbols.items() if not is_first]
+    one_batch = dict.fromkeys(firsts[1:], firsts[0])
+    if one_batch:
+        yield one_batch
+        yield one_batch | dict.fromkeys(names[1:], names[0])
     for name in names:
         for first, second in itertools.combinations([other for other in names if other != name], 2):
-            yield {name: f"{first}+{second}"}
+            yield one_batch | {name: f"{first}+{second}"}
     for name, other in itertools.permutations(symbols, 2):
         yield {name: other}
+    for name, other in itertools.permutations(names, 2):
+        if one_batch:
+            yield one_batch | {name: other}
     for name, number in itertools.product(names, _written_sizes(graph)):
-        yield {name: str(number)}
+        yield one_batch | {name: str(number)}
+
+
+def _traces_despite_links(attempt: _Attempt, graph: ir.Graph, operators: Operators) -> list[Trace]:
+    """Traces at sizes that break the attempt's links, as far as the model works there."""
+    if not attempt.links:
+        return []
+    traces = []
+    for sizes in _breaking_sizes(attempt):
+        with suppress(SizeError):
+            traces.append(_trace(sizes, graph, operators))
+    return traces[:TRACES]
+
+
+def _breaking_sizes(attempt: _Attempt) -> Iterator[dict[str, int]]:
+    """Other sizes of the linked dimensions and of those that they are linked to: reshapes and slices may take these."""
+    free = replace(attempt, links={})
+    yield from (free.sizes(index) for index in range(TRACES))
+    sizes = attempt.sizes(0)
+    others = (term for expression in attempt.links.values() for term in expression.split("+") if term in sizes)
+    for name in dict.fromkeys((*attempt.links, *others)):
+        size = sizes[name]
+        yield from (sizes | {name: other} for other in (2 * size, 3 * size, size + 1, size // 2, size - 1) if other > 1)
 
 
 def _written_sizes(graph: ir.Graph) -> list[int]:
@@ -127,19 +205,6 @@ def _written_sizes(graph: ir.Graph) -> list[int]:
         # A length that is cut into blocks shows as the product of their number and size.
         products.update(dict.fromkeys(first * second for first, second in itertools.pairwise(written)))
     return list(dict.fromkeys((*list(numbers)[:_MAX_WRITTEN_SIZES], *list(products)[:_MAX_WRITTEN_SIZES])))
-
-
-def _assign(symbols: dict[str, bool], index: int, stretch: int, links: dict[str, str]) -> dict[str, int]:
-    firsts, others = iter(_FIRST[index]), iter(_OTHER[index])
-    sizes = {}
-    for position, (name, is_first) in enumerate(symbols.items()):
-        size = next(firsts, None) if is_first else None
-        if size is None:
-            size = next(others, 59 + 2 * position + index) * stretch
-        sizes[name] = size
-    for name, expression in links.items():
-        sizes[name] = sum(int(term) if term.isdigit() else sizes[term] for term in expression.split("+"))
-    return sizes
 
 
 def _dim(name: str | int, sizes: dict[str, int]) -> int:

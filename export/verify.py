@@ -25,11 +25,12 @@ from flashonnx.fusion.mask_terms import Meaning
 from flashonnx.fusion.patterns import PATTERNS, fill, patterns
 from flashonnx.fusion.portable import Form, portable_function
 from flashonnx.fusion.run import as_the_standard_says, run_model, run_reference
+from flashonnx.fusion.sizes import TRACES
 from flashonnx.fusion.tensor_type import Type
 
 # Largest difference, absolute and relative to the old value: room for sums in another order, not for another sum.
 TOLERANCE = {ir.DataType.FLOAT: 1e-4, ir.DataType.DOUBLE: 1e-9, ir.DataType.FLOAT16: 2e-2}
-_TRACES = 2
+_USUAL_TRACES = 2
 _BY_DEFINITION = ("Attention", "GroupQueryAttention", contract.OP_TYPE)
 
 
@@ -50,7 +51,8 @@ class Verifier:
         self.facts = facts
         self.ir_version = ir_version
         inputs = list(graph.inputs)
-        self.fed = [trace.with_feeds(feeds) for trace in facts.traces[:_TRACES] for feeds in patterns(inputs, trace)]
+        traces = (*facts.traces[:_USUAL_TRACES], *facts.traces[TRACES:])
+        self.fed = [trace.with_feeds(feeds) for trace in traces for feeds in patterns(inputs, trace)]
 
     def verify(self, attention: Attention, meaning: Meaning, lowered: Lowered) -> float:
         """The largest absolute difference. Raises Refusal if that is too much, or if either version does not run."""

@@ -8,9 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from flashonnx.fusion.embedded import without_weights
+from flashonnx.fusion.evaluate import Trace
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.patterns import patterns
 from flashonnx.fusion.run import as_the_standard_says, can_be_lent, run_model
+from flashonnx.fusion.sizes import TRACES
 from flashonnx.fusion.verify import draw
 
 # Relative to an output's largest value: layers amplify the last bits in which two right sums differ.
@@ -22,15 +24,16 @@ def verify_model(original: ir.Model, fused: ir.Model, facts: Facts) -> str:
     """How it went, in words. Raises Refusal if an output differs or the fused model does not run."""
     if _count(fused, "GroupQueryAttention") < _count(original, "GroupQueryAttention"):
         return "not compared: GroupQueryAttention leaves rows past an entry's length open"
-    trace, inputs = facts.traces[0], list(fused.graph.inputs)
-    unknown = [value.name for value in inputs if value not in trace.types]
+    unknown = [value.name for value in fused.graph.inputs if value not in facts.traces[0].types]
     if unknown:
         return f"not compared: input {unknown[0]} has no type or no shape"
-    drawn = list(patterns(inputs, trace))
-    feeds = []
-    for pattern in drawn if any(drawn) else drawn[:1]:  # without masks all are one
-        generator = np.random.default_rng(0)
-        feeds.append({str(value.name): draw(value, trace.with_feeds(pattern), generator) for value in inputs})
+    said = [_verify_at(trace, original, fused) for trace in (facts.traces[0], *facts.traces[TRACES:])]
+    return "; ".join(said)
+
+
+def _verify_at(trace: Trace, original: ir.Model, fused: ir.Model) -> str:
+    """The same at one assignment of sizes."""
+    feeds = _feeds(list(fused.graph.inputs), trace)
     try:
         before = _outputs(original, feeds)
     except RuntimeError as error:
@@ -38,13 +41,23 @@ def verify_model(original: ir.Model, fused: ir.Model, facts: Facts) -> str:
     try:
         after = _outputs(fused, feeds)
     except RuntimeError as error:
-        raise Refusal(f"the fused model does not run: {error}") from error
+        raise Refusal(f"the fused model does not run at {dict(trace.sizes)}: {error}") from error
     names = [str(output.name) for output in original.graph.outputs]
     worst = 0.0
     for old, new in zip(before, after, strict=True):
         for name, expected, found in zip(names, old, new, strict=True):
             worst = max(worst, _relative(name, expected, found))
     return f"equal within {worst:.1e} of each output's largest value, at {dict(trace.sizes)} with {len(feeds)} inputs"
+
+
+def _feeds(inputs: list[ir.Value], trace: Trace) -> list[dict[str, np.ndarray]]:
+    """One for each pattern of the masks among the inputs; all are one where there are none."""
+    drawn = list(patterns(inputs, trace))
+    feeds = []
+    for pattern in drawn if any(drawn) else drawn[:1]:
+        generator = np.random.default_rng(0)
+        feeds.append({str(value.name): draw(value, trace.with_feeds(pattern), generator) for value in inputs})
+    return feeds
 
 
 def _outputs(model: ir.Model, feeds: Sequence[dict[str, np.ndarray]]) -> list[list[np.ndarray]]:
