@@ -68,7 +68,7 @@ class Emitter:
         return self.op("Slice", self.op("Shape", value), self.ints(axis), self.ints(axis + 1), self.ints(0))
 
     def reduce(self, op_type: str, value: ir.Value, axis: int) -> ir.Value:
-        """ReduceMean, ReduceMax or ReduceMin with the axis kept; opset 18 made the axes an input."""
+        """ReduceMax or ReduceMin with the axis kept; opset 18 made the axes an input."""
         if self.graph.opset_imports.get("", 1) < 18:
             return self.op(op_type, value, axes=[axis], keepdims=1)
         return self.op(op_type, value, self.ints(axis), keepdims=1)

@@ -29,12 +29,13 @@ def with_mean_rows(node: ir.Node, layout: Layout, attention: Attention, band: Ba
     assert query is not None
     assert value is not None
     assert mask is not None
+    dtype = emitter.facts.dtype(attention.y[0].value)
     if attention.has_past:
-        mean = emitter.reduce("ReduceMean", node.outputs[contract.OUTPUT_INDEX["present_value"]], axis=2)
+        mean = _mean_of_rows(node.outputs[contract.OUTPUT_INDEX["present_value"]], 4, dtype, emitter)
         if layout.rank == 3:
             mean = emitter.op("Reshape", mean, emitter.ints(0, 1, -1))
     else:
-        mean = emitter.reduce("ReduceMean", value, axis=layout.rank - 2)
+        mean = _mean_of_rows(value, layout.rank, dtype, emitter)
     if layout.kv_heads != resolve(attention.heads):
         mean = _repeat_heads(mean, layout, attention, emitter)
     if band.bounded:
@@ -44,6 +45,17 @@ def with_mean_rows(node: ir.Node, layout: Layout, attention: Attention, band: Ba
         if layout.rank == 3:
             alive = emitter.op("Reshape", alive, emitter.ints(0, -1, 1))
     return emitter.op("Where", alive, node.outputs[0], mean)
+
+
+def _mean_of_rows(value: ir.Value, rank: int, dtype: ir.DataType, emitter: Emitter) -> ir.Value:
+    """(..., 1, features), by a product: TensorRT joins a ReduceMean to the Where after it in a kernel that is slow.
+
+    GPT-2, 4 x 1024 tokens, float16, H200: 83 us a layer, where attention takes 73.
+    """
+    rows = emitter.dim(value, rank - 2)
+    weight = emitter.op("Reciprocal", emitter.op("Cast", rows, to=int(dtype)))
+    weights = emitter.op("Expand", weight, emitter.op("Concat", emitter.ints(*(1,) * (rank - 1)), rows, axis=0))
+    return emitter.op("MatMul", weights, value)
 
 
 def _any_key(keys: ir.Value, emitter: Emitter) -> ir.Value:
