@@ -1,8 +1,8 @@
 """A float32 model in float16 or bfloat16, for strongly typed networks: TensorRT then computes as the file says.
 
 Inputs, outputs and numerically delicate parts stay in float32: sums and powers (of hand-written norms) with what lies
-between them; and whatever leads to a sine, a cosine or an integer, because positions are not exact in 16 bits and
-another integer is another row of a table.
+between them, but not the cube in GELU; and whatever leads to a sine, a cosine or an integer, because positions are not
+exact in 16 bits and another integer is another row of a table.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class _Conversion:
 
     def _kept_nodes(self) -> set[ir.Node]:
         pending = [node for node in self.graph if node.op_type in _TRIGONOMETRIC or _is_cast_to_integer(node)]
-        kept = {node for node in self.graph if node.op_type in _DELICATE | _TYPED} | set(pending)
+        kept = {node for node in self.graph if node.op_type in _DELICATE | _TYPED and not _is_cube_in_gelu(node)}
+        kept |= set(pending)
         while pending:
             for value in pending.pop().inputs:
                 producer = value.producer() if value is not None else None
@@ -171,6 +172,20 @@ class _Conversion:
         largest = float(ml_dtypes.finfo(dtype).max)
         clipped = np.where(np.isfinite(array), np.clip(array, -largest, largest), array)
         return ir.tensor(clipped.astype(dtype), dtype=self.target, name=tensor.name)
+
+
+def _is_cube_in_gelu(node: ir.Node) -> bool:
+    """Whether all that becomes of it is a tanh, which is 1 long before a cube is beyond float16.
+
+    In 16 bits throughout, TensorRT does the whole GELU at the end of the product before it.
+    """
+    return node.op_type == "Pow" and _is_inside_tanh(node)
+
+
+def _is_inside_tanh(node: ir.Node) -> bool:
+    uses = [use.node for value in node.outputs for use in value.uses()]
+    reads = (use.op_type == "Tanh" or (use.op_type in ("Add", "Mul") and _is_inside_tanh(use)) for use in uses)
+    return bool(uses) and all(reads)
 
 
 def _is_cast_to_integer(node: ir.Node) -> bool:

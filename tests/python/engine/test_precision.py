@@ -93,6 +93,28 @@ def test_between_sums_and_powers_all_stays() -> None:
     np.testing.assert_allclose(run(model, x), expected, rtol=2e-3)
 
 
+def test_gelu_by_tanh_is_in_16_bits_throughout() -> None:
+    """Also where the cube is infinite."""
+    nodes = [
+        helper.make_node("Pow", ["x", "three"], ["cube"]),
+        helper.make_node("Mul", ["cube", "small"], ["scaled"]),
+        helper.make_node("Add", ["x", "scaled"], ["sum"]),
+        helper.make_node("Mul", ["sum", "root"], ["angle"]),
+        helper.make_node("Tanh", ["angle"], ["tanh"]),
+        helper.make_node("Add", ["tanh", "one"], ["gate"]),
+        helper.make_node("Mul", ["x", "gate"], ["y"]),
+    ]
+    constants = {"three": 3, "small": 0.044715, "root": 0.79788456, "one": 1}
+    weights = {name: np.float32(number) for name, number in constants.items()}
+    x = np.array([[-1000, -60, -1, -0.1, 0.1, 1, 60, 1000]], np.float32)
+    expected = run(build(nodes, weights, {"y": F32}), x)
+    model = build(nodes, weights, {"y": F32})
+    convert(model, "fp16")
+    found = types(model)
+    assert {found[name] for name in ("cube", "scaled", "sum", "angle", "tanh", "gate")} == {F16}
+    np.testing.assert_allclose(run(model, x), expected, rtol=2e-3, atol=1e-3)
+
+
 def test_what_leads_to_an_integer_stays() -> None:
     """A position in a table: 2049 is no float16."""
     nodes = [
