@@ -5,10 +5,13 @@ against what onnxruntime.transformers.optimizer makes of it, and against PyTorch
     python benchmarks/models time --model gpt2 --json models.json    adds to the file what it measures
     python benchmarks/models profile --model gpt2 --shape 1x1024     where the time of each file goes, by operator
     python benchmarks/models table models.json             a Markdown table
-    python benchmarks/models engines --model gpt2          the same models as TensorRT engines, on a GPU
+    python benchmarks/models engines --model gpt2 --json engines.json    as TensorRT engines, and whom they compete with
+    python benchmarks/models layers --model gpt2 --shape 4x1024      where the time of each engine goes, by layer
+    python benchmarks/models build --model gpt2            the engines alone, for the two above
 
-Weights are random; no input has padding. A contestant whose output differs from PyTorch's is not timed; the JSON file
-says by how much. All run in one process, in interleaved rounds (flashonnx.bench.timing).
+Weights are random; no input has padding. On the CPU a contestant whose output differs from PyTorch's is not timed; the
+JSON file says by how much. All run in one process, in interleaved rounds (flashonnx.bench.timing). What runs as engines
+needs a GPU and TensorRT; other shapes are usual there.
 """
 
 from __future__ import annotations
@@ -24,21 +27,24 @@ import profiles
 import timings
 from table import table
 
+from flashonnx.environment import describe
+from flashonnx.files import write_text
+
 _FOLDER = Path(__file__).parents[2] / "build" / "models"
+_ON_GPU = ("engines", "layers", "build")
 
 
 def main() -> int:
     arguments = _parser().parse_args()
     if arguments.what == "table":
-        result = json.loads(arguments.json.read_text(encoding="utf-8"))
-        print("\n".join(table(result)))
+        _print_table(json.loads(arguments.json.read_text(encoding="utf-8")))
         return 0
     for name in arguments.model or list(files.MODELS):
         model = files.MODELS[name]
-        shapes = arguments.shape or list(model.shapes)
-        if arguments.what == "engines":
-            _time_engines(model, shapes)
+        if arguments.what in _ON_GPU:
+            _use_engines(model, arguments)
             continue
+        shapes = arguments.shape or list(model.shapes)
         if arguments.what == "make":
             files.remove_fused(model, _FOLDER)
         made = files.make_files(model, _FOLDER, _say)
@@ -54,11 +60,30 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _time_engines(model: files.Model, shapes: list[files.Shape]) -> None:
+def _print_table(result: dict[str, Any]) -> None:
+    if "tensorrt" in result["environment"]:
+        import engines
+
+        print("\n".join(engines.table(result)))
+    else:
+        print("\n".join(table(result)))
+
+
+def _use_engines(model: files.Model, arguments: argparse.Namespace) -> None:
+    import engine_files
     import engines
 
-    for shape in shapes:
-        print(engines.line(engines.measure(model, _FOLDER, shape, _say)), flush=True)
+    for shape in arguments.shape or list(model.gpu_shapes):
+        if arguments.what == "build":
+            for name in engine_files.ENGINES:
+                engine_files.EngineFiles(model, _FOLDER, _say).make_engine(name, shape)
+        elif arguments.what == "layers":
+            print("\n".join(engines.profile(model, _FOLDER, shape, _say)), flush=True)
+        else:
+            row = engines.Contestants(model, _FOLDER, shape, _say).row()
+            print(engines.line(row), flush=True)
+            if arguments.json:
+                _add(arguments.json, row, engines.environment())
 
 
 def _time(model: files.Model, made: files.Files, shapes: list[files.Shape], arguments: argparse.Namespace) -> None:
@@ -67,25 +92,23 @@ def _time(model: files.Model, made: files.Files, shapes: list[files.Shape], argu
         row = contestants.measure(shape, rounds=arguments.rounds, max_seconds=arguments.seconds)
         print(timings.line(row))
         if arguments.json:
-            _add(arguments.json, row, arguments.threads)
+            _add(arguments.json, row, {**describe(), "threads": arguments.threads})
 
 
-def _add(path: Path, row: dict[str, Any], threads: int) -> None:
+def _add(path: Path, row: dict[str, Any], environment: dict[str, Any]) -> None:
     """Puts the row into the file, in place of an earlier one of the same model and shape."""
-    from flashonnx.environment import describe
-    from flashonnx.files import write_text
 
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
     kept = [old for old in result["rows"] if (old["model"], old["shape"]) != (row["model"], row["shape"])]
     order = list(files.MODELS)
     rows = sorted([*kept, row], key=lambda row: (order.index(row["model"]), row["shape"]))
-    write_text(path, json.dumps({"environment": describe(), "threads": threads, "rows": rows}, indent=2) + "\n")
+    write_text(path, json.dumps({"environment": environment, "rows": rows}, indent=2) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
-    for what in ("make", "time", "profile", "engines"):
+    for what in ("make", "time", "profile", *_ON_GPU):
         command = commands.add_parser(what)
         command.add_argument("--model", choices=list(files.MODELS), action="append", help="all if not given")
         command.add_argument("--shape", type=_shape, action="append", help="BATCHxLENGTH; the model's own if not given")

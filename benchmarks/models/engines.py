@@ -1,83 +1,165 @@
-"""Whole models as TensorRT engines in 16 bits: the fused model's against TensorRT's own best of the original.
+"""Whole models in 16 bits on a GPU: TensorRT engines with the plugin and without, ONNX Runtime fused and not, PyTorch.
 
-The original is built twice: strongly typed, from a file converted to float16 as the fused one is, and from the float32
-file with TensorRT left free to choose float16. The faster one is what ours is compared with.
+Engines are replayed as CUDA graphs, so that what is timed is the GPU's work; ONNX Runtime and PyTorch run as they are
+called. Time, memory and how far the output is from PyTorch's in float32.
 """
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from files import Inputs, Model, Shape, make_original
+from engine_files import ENGINES, FREE, FUSED, STRONG, EngineFiles, Say, tensorrt_version
+from files import Inputs, Model, Shape
 
-from flashonnx.bench.timing import interleave, median_ratio
-from flashonnx.engine import Engine, build_engine
-from flashonnx.engine.precision import convert
-from flashonnx.engine.tensorrt import get_logger, import_tensorrt
-from flashonnx.fusion import model_io
+from flashonnx.bench import cuda
+from flashonnx.bench.timing import Times, median_ratio
+from flashonnx.engine import Engine
+from flashonnx.environment import describe
 
-FUSED = "flashonnx plugin"
-STRONG = "TensorRT, float16 file"
-FREE = "TensorRT, free to choose float16"
-TORCH = "PyTorch, float16"
-_OPSET = 18  # the newest that TensorRT 10.6 parses whole: it has no Attention
-_ROUNDS = 7
+ORT = "ONNX Runtime CUDA"
+ORT_FUSED = "flashonnx in ONNX Runtime CUDA"
+TORCH = "PyTorch"
+NAMES = (FUSED, STRONG, FREE, ORT_FUSED, ORT, TORCH)
+OURS = (FUSED, ORT_FUSED)
+
+_ROUNDS = 9
 
 
-def measure(model: Model, folder: Path, shape: Shape, say: Callable[[str], None]) -> dict[str, Any]:
-    """One row: milliseconds, build seconds and relative differences from PyTorch in float32, by contestant."""
-    source = make_original(model, folder, _OPSET, say)
-    inputs = {name: tensor.cuda() for name, tensor in model.inputs(*shape).items()}
-    expected = _torch(model, torch.float32)(inputs)
-    shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
-    half = _torch(model, torch.float16)
-    runs: dict[str, Callable[[], object]] = {TORCH: lambda: half(inputs)}
-    differences = {TORCH: _difference(half(inputs), expected)}
-    build_seconds: dict[str, float] = {}
-    notes: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, build in ((FUSED, _build_fused), (STRONG, _build_strong), (FREE, _build_free)):
-            say(f"{model.name}: building, {name}")
-            started = time.monotonic()
-            path = Path(scratch, "engine")
+class Contestants:
+    """Of one model and shape, each with its inputs in place; what fails is in `notes`."""
+
+    def __init__(self, model: Model, folder: Path, shape: Shape, say: Say) -> None:
+        self.files = EngineFiles(model, folder, say)
+        self.files.make_half()
+        self.model, self.shape, self.say = model, shape, say
+        self.inputs = {name: tensor.cuda() for name, tensor in model.inputs(*shape).items()}
+        self.expected = _torch(model, torch.float32)(self.inputs)
+        self.runs: dict[str, Callable[[], object]] = {}
+        self.differences: dict[str, float] = {}
+        self.mebibytes: dict[str, int] = {}
+        self.build_seconds: dict[str, float] = {}
+        self.notes: dict[str, str] = {}
+        self._engines: list[Engine] = []
+
+    def row(self) -> dict[str, Any]:
+        """All of them, measured."""
+        for name in NAMES:
             try:
-                build(source, path, shapes)
-                engine = Engine(path)
-            except Exception as error:  # TensorRT's refusals, whatever their class
-                notes[name] = str(error).splitlines()[0]
-                continue
-            build_seconds[name] = time.monotonic() - started
-            outputs = engine.bind(inputs)
-            engine.enqueue()
-            differences[name] = _difference(next(iter(outputs.values())), expected)
-            runs[name] = engine.enqueue
-    seconds = _time(runs)
-    return {
-        "model": model.name,
-        "shape": list(shape),
-        "milliseconds": {name: float(np.median(times)) * 1e3 for name, times in seconds.items()},
-        "build_seconds": build_seconds,
-        "relative_difference": differences,
-        "notes": notes,
-        "over_ours": {name: median_ratio(seconds, name, FUSED) for name in seconds} if FUSED in seconds else {},
-    }
+                self._add(name)
+            except Exception as error:  # TensorRT's and ONNX Runtime's refusals share no class
+                self.notes[name] = str(error).strip().splitlines()[0]
+        seconds = cuda.interleave(self.runs, rounds=_ROUNDS)
+        return {
+            "model": self.model.name,
+            "shape": list(self.shape),
+            "seconds": seconds,
+            "over_ours": _ratios(seconds),
+            "relative_difference": self.differences,
+            "mebibytes": self.mebibytes,
+            "build_seconds": self.build_seconds,
+            "notes": self.notes,
+        }
+
+    def engine(self, name: str) -> Engine:
+        path, self.build_seconds[name] = self.files.make_engine(name, self.shape)
+        return Engine(path)
+
+    def _add(self, name: str) -> None:
+        free_before = _free_bytes()
+        if name in ENGINES:
+            run, output = self._prepare_engine(name)
+        elif name == TORCH:
+            run, output = self._prepare_torch()
+        else:
+            run, output = self._prepare_ort(self.files.fused_half if name == ORT_FUSED else self.files.half)
+        with torch.cuda.stream(cuda.stream()):
+            run()
+        torch.cuda.synchronize()
+        self.mebibytes[name] = (free_before - _free_bytes()) >> 20
+        self.differences[name] = float((output().float() - self.expected).abs().max() / self.expected.abs().max())
+        self.runs[name] = run
+
+    def _prepare_engine(self, name: str) -> tuple[Callable[[], object], Callable[[], torch.Tensor]]:
+        engine = self.engine(name)
+        outputs = engine.bind(self.inputs)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(cuda.stream()):
+            engine.enqueue()  # what the first run loads is not to be captured
+            cuda.stream().synchronize()
+            with torch.cuda.graph(graph, stream=cuda.stream()):
+                engine.enqueue()
+        self._engines.append(engine)  # a graph does not keep alive what it runs
+        return graph.replay, lambda: next(iter(outputs.values()))
+
+    def _prepare_torch(self) -> tuple[Callable[[], object], Callable[[], torch.Tensor]]:
+        half = _torch(self.model, torch.float16)
+        return lambda: half(self.inputs), lambda: half(self.inputs)
+
+    def _prepare_ort(self, path: Path) -> tuple[Callable[[], object], Callable[[], torch.Tensor]]:
+        output = torch.empty_like(self.expected)
+        run = cuda.BoundRun(cuda.new_session(path), self.inputs, {"output": output})
+        return run, lambda: output
+
+
+def profile(model: Model, folder: Path, shape: Shape, say: Say) -> Iterator[str]:
+    """Where the time of each engine goes, layer by layer."""
+    contestants = Contestants(model, folder, shape, say)
+    for name in ENGINES:
+        layers = contestants.engine(name).profile(contestants.inputs)
+        yield f"{model.name} {shape[0]}x{shape[1]}, {name}: {sum(layers.values()):.3f} ms, {len(layers)} layers"
+        yield from (f"  {milliseconds:8.4f}  {layer}" for layer, milliseconds in layers.items())
+
+
+def environment() -> dict[str, Any]:
+    """What the figures were taken with."""
+    import onnxruntime
+
+    versions = {"tensorrt": tensorrt_version(), "onnxruntime": onnxruntime.__version__}
+    return {**describe(), **cuda.describe(), **versions}
 
 
 def line(row: dict[str, Any]) -> str:
     """The row for people."""
     batch, length = row["shape"]
-    times = "  ".join(
-        f"{name} {value:.3f} ms ({row['relative_difference'][name]:.1e})" for name, value in row["milliseconds"].items()
+    times = "\n".join(
+        f"    {name}: {np.median(times) * 1e3:.3f} ms, off by {row['relative_difference'][name]:.1e}, "
+        f"{row['mebibytes'][name]} MiB" + (f", built in {built:.0f} s" if built else "")
+        for name, times in row["seconds"].items()
+        for built in [row["build_seconds"].get(name)]
     )
-    best = min((row["over_ours"].get(name, float("inf")) for name in (STRONG, FREE)), default=float("nan"))
     notes = "".join(f"\n    {name}: {note}" for name, note in row["notes"].items())
-    return f"{row['model']} {batch}x{length}: {times}; TensorRT's best / ours {best:.2f}{notes}"
+    return f"{row['model']} {batch}x{length}: TensorRT's best / ours {best_ratio(row):.2f}\n{times}{notes}"
+
+
+def table(result: dict[str, Any]) -> Iterator[str]:
+    """A Markdown table of a JSON file of rows."""
+    environment = result["environment"]
+    yield (
+        f"{environment['gpu']}, TensorRT {environment['tensorrt']}, "
+        f"ONNX Runtime {environment['onnxruntime']}, PyTorch {environment['packages']['torch']}; milliseconds, medians"
+    )
+    yield ""
+    yield f"| model | batch x length | {' | '.join(NAMES)} | TensorRT's best / ours | off by, of PyTorch's own |"
+    yield f"|---|---|{'---:|' * (len(NAMES) + 2)}"
+    for row in result["rows"]:
+        seconds = row["seconds"]
+        cells = [f"{np.median(seconds[name]) * 1e3:.3f}" if name in seconds else "" for name in NAMES]
+        off = row["relative_difference"].get(FUSED, np.nan) / row["relative_difference"].get(TORCH, np.nan)
+        shape = "x".join(map(str, row["shape"]))
+        yield f"| {row['model']} | {shape} | {' | '.join(cells)} | {best_ratio(row):.2f} | {off:.2f} |"
+
+
+def best_ratio(row: dict[str, Any]) -> float:
+    """Time of TensorRT's faster engine over that of the fused one."""
+    return min((row["over_ours"][name] for name in (STRONG, FREE) if name in row["over_ours"]), default=float("nan"))
+
+
+def _ratios(seconds: Times) -> dict[str, float]:
+    return {name: median_ratio(seconds, name, FUSED) for name in seconds} if FUSED in seconds else {}
 
 
 def _torch(model: Model, dtype: torch.dtype) -> Callable[[Inputs], torch.Tensor]:
@@ -90,61 +172,8 @@ def _torch(model: Model, dtype: torch.dtype) -> Callable[[Inputs], torch.Tensor]
     return run
 
 
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest, relative to the largest value."""
+def _free_bytes() -> int:
+    """Of the GPU's memory, after PyTorch has given back what it holds for later."""
     torch.cuda.synchronize()
-    return float((found.float() - expected.float()).abs().max() / expected.abs().max())
-
-
-def _build_fused(source: Path, path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    build_engine(source, path, precision="fp16", min_shapes=shapes, opt_shapes=shapes, max_shapes=shapes, check=False)
-
-
-def _build_strong(source: Path, path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    model = model_io.load(source)
-    convert(model, "fp16")
-    converted = path.with_suffix(".onnx")
-    model_io.save(model, converted)
-    _build_plain(converted, path, shapes, strongly_typed=True)
-
-
-def _build_free(source: Path, path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    _build_plain(source, path, shapes, strongly_typed=False)
-
-
-def _build_plain(source: Path, path: Path, shapes: dict[str, tuple[int, ...]], *, strongly_typed: bool) -> None:
-    """As `trtexec` builds it."""
-    trt = import_tensorrt()
-    builder = trt.Builder(get_logger(trt))
-    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-    network = builder.create_network(1 << int(flag) if strongly_typed else 0)
-    parser = trt.OnnxParser(network, get_logger(trt))
-    if not parser.parse_from_file(str(source)):
-        raise RuntimeError("; ".join(parser.get_error(index).desc() for index in range(parser.num_errors)))
-    config = builder.create_builder_config()
-    if not strongly_typed:
-        config.set_flag(trt.BuilderFlag.FP16)
-    profile = builder.create_optimization_profile()
-    for name, shape in shapes.items():
-        profile.set_shape(name, shape, shape, shape)
-    config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise RuntimeError("TensorRT built no engine")
-    path.write_bytes(bytes(plan))
-
-
-def _time(runs: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Seconds of a run, many in a row and waited for once."""
-    many = 20
-
-    def timed(run: Callable[[], object]) -> Callable[[], object]:
-        def all_of_them() -> None:
-            for _ in range(many):
-                run()
-            torch.cuda.synchronize()
-
-        return all_of_them
-
-    times = interleave({name: timed(run) for name, run in runs.items()}, rounds=_ROUNDS)
-    return {name: [value / many for value in values] for name, values in times.items()}
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0]

@@ -33,14 +33,15 @@ class Model:
     """One model.
 
     build(): the module, which takes its inputs by position. inputs(batch, length): tensors by name, no padding.
-    shapes: what is timed, (batch, length). heads, hidden, kind: what onnxruntime.transformers.optimizer wants to be
-    told; kind None where it has nothing for the model.
+    shapes: what is timed, (batch, length); gpu_shapes: likewise, as TensorRT engines. heads, hidden, kind: what
+    onnxruntime.transformers.optimizer wants to be told; kind None where it has nothing for the model.
     """
 
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[int, int], Inputs]
     shapes: tuple[Shape, ...]
+    gpu_shapes: tuple[Shape, ...]
     heads: int
     hidden: int
     dims: Dims | None = None
@@ -119,6 +120,7 @@ MODELS: dict[str, Model] = {
             _transformers("BertModel", transformers.BertConfig(), _TEXT),
             _text,
             ((1, 128), (8, 128), (1, 512)),
+            ((8, 512), (1, 512)),
             12,
             768,
             _BATCH_AND_LENGTH,
@@ -129,6 +131,7 @@ MODELS: dict[str, Model] = {
             _transformers("GPT2Model", transformers.GPT2Config(), _TEXT, use_cache=False),
             _text,
             ((1, 128), (1, 1024), (4, 256)),
+            ((4, 1024), (1, 1024)),
             12,
             768,
             _BATCH_AND_LENGTH,
@@ -139,6 +142,7 @@ MODELS: dict[str, Model] = {
             _transformers("ViTModel", transformers.ViTConfig(), ("pixel_values",)),
             _image,
             ((1, 224), (4, 224)),
+            ((8, 224), (1, 224)),
             12,
             768,
             {0: "batch"},
@@ -149,6 +153,7 @@ MODELS: dict[str, Model] = {
             _transformers("T5EncoderModel", _T5, _TEXT, attention="eager"),  # torch.export stumbles over sdpa here
             _text,
             ((1, 128), (8, 128), (1, 512)),
+            ((8, 512), (1, 512)),
             8,
             512,
             _BATCH_AND_LENGTH,
@@ -161,6 +166,7 @@ MODELS: dict[str, Model] = {
             ),
             _speech,
             ((1, 4), (1, 64)),
+            ((8, 64), (1, 64)),
             6,
             384,
             None,
@@ -171,6 +177,7 @@ MODELS: dict[str, Model] = {
             _transformers("Qwen3Model", _QWEN3, _TEXT, use_cache=False),
             _text,
             ((1, 128), (1, 512), (1, 2048)),
+            ((1, 2048), (4, 2048)),
             16,
             1024,
             _BATCH_AND_LENGTH,
@@ -181,6 +188,7 @@ MODELS: dict[str, Model] = {
             _transformers("BertModel", _MINILM, _TEXT),
             _text,
             _MINILM_SHAPES,
+            ((8, 256), (32, 512)),
             12,
             384,
             _BATCH_AND_LENGTH,

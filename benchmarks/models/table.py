@@ -13,9 +13,9 @@ from timings import ORT_BEST, TORCH, best
 def table(result: dict[str, Any]) -> Iterator[str]:
     """Milliseconds of each contestant, and how often as fast as the best of each kind the fused file is."""
     names = [*ORIGINALS, OPTIMIZER, TORCH, *FUSED]
-    packages = result["environment"]["packages"]
+    environment, packages = result["environment"], result["environment"]["packages"]
     yield (
-        f"{result['environment']['cpu']}, {result['threads']} threads, ONNX Runtime {packages['onnxruntime']}, "
+        f"{environment['cpu']}, {environment['threads']} threads, ONNX Runtime {packages['onnxruntime']}, "
         f"PyTorch {packages['torch']}; milliseconds, medians"
     )
     yield ""

@@ -7,6 +7,7 @@ launch the L2 cache is overwritten, which also keeps the GPU busy until the laun
 
 from __future__ import annotations
 
+import os
 import random
 import time
 import warnings
@@ -19,13 +20,14 @@ import onnx
 
 from flashonnx.arrays import from_torch, to_torch
 from flashonnx.bench import graphs
-from flashonnx.bench.cases import DTYPES, Case, random_mask
+from flashonnx.bench.cases import Case, random_mask
 from flashonnx.bench.contestants import OURS, Arrays, Contestant, Prepared, RefusedError, as_heads, as_rank
 from flashonnx.bench.timing import Times
 from flashonnx.native import build_info, element_type
 from flashonnx.runtime import session
 
 if TYPE_CHECKING:
+    import onnxruntime
     import torch
 
 _PROVIDER = "CUDAExecutionProvider"
@@ -100,6 +102,41 @@ def _measure(function: Callable[[], object], flush: torch.Tensor) -> float:
     return milliseconds[_LAUNCHES // 2] / 1e3
 
 
+def new_session(model: str | os.PathLike[str] | bytes) -> onnxruntime.InferenceSession:
+    """A session of the model in ONNX Runtime's CUDA execution provider, on our stream."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    provider = (_PROVIDER, {"user_compute_stream": str(stream().cuda_stream)})
+    return session(model, [provider, "CPUExecutionProvider"], sess_options=options)
+
+
+class BoundRun:
+    """Queues a run of a session on given tensors whenever it is called, and does not wait for it."""
+
+    def __init__(
+        self,
+        runtime: onnxruntime.InferenceSession,
+        inputs: Mapping[str, torch.Tensor],
+        outputs: Mapping[str, torch.Tensor],
+    ) -> None:
+        import onnxruntime
+
+        self._runtime = runtime
+        self._tensors = (*inputs.values(), *outputs.values())  # the binding has their addresses alone
+        self._binding = runtime.io_binding()
+        for tensors, bind in ((inputs, self._binding.bind_input), (outputs, self._binding.bind_output)):
+            for name, tensor in tensors.items():
+                dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+                bind(name, "cuda", 0, element_type(dtype), tuple(tensor.shape), tensor.data_ptr())
+        self._no_wait = onnxruntime.RunOptions()
+        self._no_wait.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def __call__(self) -> None:
+        self._runtime.run_with_iobinding(self._binding, self._no_wait)
+
+
 def _torch_contestant(
     name: str, attend: Callable[..., Any], *, is_ours: bool = False, builds_scores: bool = False
 ) -> Contestant:
@@ -162,39 +199,22 @@ def _onnx_contestant(
     """A graph in ONNX Runtime's CUDA execution provider, on our stream."""
 
     def prepare(case: Case, inputs: Arrays, threads: int) -> Prepared:
-        import onnxruntime
         import torch
 
         tensors = {name: to_torch(as_rank(array, rank)).cuda() for name, array in zip("qkv", inputs, strict=True)}
-        tensors["y"] = torch.empty_like(tensors["q"])
+        y = torch.empty_like(tensors["q"])
         torch.cuda.synchronize()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        provider = (_PROVIDER, {"user_compute_stream": str(stream().cuda_stream)})
         try:
-            runtime = session(graph(case).SerializeToString(), [provider], sess_options=options)
+            run = BoundRun(new_session(graph(case).SerializeToString()), tensors, {"y": y})
+            run()  # memory is allocated and algorithms are chosen
         except Exception as error:  # ONNX Runtime's classes derive from nothing more than that
             raise RefusedError(str(error).strip().splitlines()[0]) from error
-        binding = runtime.io_binding()
-        onnx_type = element_type(DTYPES[case.dtype])
-        for name, tensor in tensors.items():
-            bind = binding.bind_output if name == "y" else binding.bind_input
-            bind(name, "cuda", 0, onnx_type, tuple(tensor.shape), tensor.data_ptr())
-        no_wait = onnxruntime.RunOptions()
-        no_wait.add_run_config_entry("disable_synchronize_execution_providers", "1")
-
-        def run() -> None:
-            runtime.run_with_iobinding(binding, no_wait)
+        stream().synchronize()
 
         def output() -> np.ndarray:
             stream().synchronize()
-            return as_heads(from_torch(tensors["y"]), case)
+            return as_heads(from_torch(y), case)
 
-        try:
-            run()  # memory is allocated and algorithms are chosen
-        except Exception as error:
-            raise RefusedError(str(error).strip().splitlines()[0]) from error
-        stream().synchronize()
         return Prepared(run, output)
 
     return Contestant(name, lambda case: _no_provider(case) or refuses(case), prepare, is_ours, builds_scores)

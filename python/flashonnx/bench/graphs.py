@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -15,7 +16,6 @@ from flashonnx.bench.cases import DTYPES, Case
 
 _IR_VERSION = 10
 _MICROSOFT = "com.microsoft"
-_LOWEST = float(np.finfo(np.float32).min)
 
 
 def flash_attention(case: Case) -> ModelProto:
@@ -73,7 +73,8 @@ def unfused(case: Case) -> ModelProto:
     scores = "scores"
     if case.is_causal:
         allowed = np.tri(case.q_sequence_length, case.kv_sequence_length, dtype=bool)
-        mask = np.where(allowed, 0.0, _LOWEST).astype(DTYPES[case.dtype])
+        dtype = DTYPES[case.dtype]
+        mask = np.where(allowed, 0.0, float(ml_dtypes.finfo(dtype).min)).astype(dtype)
         constants.append(numpy_helper.from_array(mask, "mask"))
         nodes.append(helper.make_node("Add", ["scores", "mask"], ["masked"]))
         scores = "masked"

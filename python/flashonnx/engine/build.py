@@ -91,7 +91,12 @@ def build_engine(
     trt = import_tensorrt(module)
     load_plugin(trt)
     prepared, notes = _prepare(model, precision, say)
-    options = BuilderOptions(tf32, timing_cache, workspace_mib, tuple(compute_capabilities))
+    options = BuilderOptions(
+        tf32=tf32,
+        timing_cache=timing_cache,
+        workspace_mib=workspace_mib,
+        compute_capabilities=tuple(compute_capabilities),
+    )
     with _written(prepared, onnx_path) as path, listening(trt, say) as messages:
         say(f"building with {describe(trt)}")
         plan = Builder(trt, messages, options, progress).build(path, profile)

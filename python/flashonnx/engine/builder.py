@@ -18,8 +18,13 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class BuilderOptions:
-    """See `flashonnx.engine.build_engine`."""
+    """See `flashonnx.engine.build_engine`.
 
+    strongly_typed: compute in the types of the file. If not, TensorRT may take float16 in place of float32 wherever it
+    finds that faster; it knows nothing of a plugin's accuracy, so this is for models without.
+    """
+
+    strongly_typed: bool = True
     tf32: bool = False
     timing_cache: str | Path | None = None
     workspace_mib: int | None = None
@@ -59,9 +64,8 @@ class Builder:
         return bytes(plan)
 
     def _parse(self, path: Path) -> Any:
-        # Weakly typed networks, the other kind, let TensorRT choose types that the file does not have.
-        flags = 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        network = self._builder.create_network(flags)
+        strongly_typed = 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        network = self._builder.create_network(strongly_typed if self._options.strongly_typed else 0)
         self._parser = self._trt.OnnxParser(network, get_logger(self._trt))  # the network's weights are the parser's
         if not self._parser.parse_from_file(str(path)):
             reasons = [self._parser.get_error(index).desc() for index in range(self._parser.num_errors)]
@@ -72,6 +76,8 @@ class Builder:
         trt, options = self._trt, self._options
         config = self._builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names of layers, for the engine inspector
+        if not options.strongly_typed:
+            config.set_flag(trt.BuilderFlag.FP16)
         if options.tf32:
             config.set_flag(trt.BuilderFlag.TF32)
         else:
