@@ -1,16 +1,18 @@
-// Q K^T and P V for a group of up to four rows that read the same keys: lanes run along head_size, and a vector of K or
-// V serves all rows of the group while it is in a register.
+// Q K^T and P V for rows that read the same keys: lanes run along head_size, and a vector of K or V serves a group of
+// rows while it is in a register.
 //
-// Memory keeps up only if it is asked early and evenly: each product asks for the rows that the next one will read, and
-// returns what it leaves to ask for.
+// There are G groups of R rows, and R divides kLanes. A step takes kStepKeys keys, so that their products with the rows
+// of a group fill a vector once each is added up: lane r * kStepKeys + n holds row r's score of the step's key n.
 #pragma once
 
 #include "op/cpu/kernel/block.h"
 
 namespace flashonnx::cpu::FLASHONNX_ISA {
 
-constexpr int kGroupRows = 4;
-constexpr int64_t kFewRowsBlockKeys = 32;  // K and V of a block, and the next ones on their way, stay in L1
+constexpr int64_t kFewRowsBlockKeys = 32;
+
+template <int R>
+constexpr int kStepKeys = kLanes / R;
 
 // Rows of K or V as they lie in memory.
 struct StoredRows {
@@ -20,114 +22,116 @@ struct StoredRows {
   const char* row(int64_t i) const { return data + i * stride; }
 };
 
-// Rows of K or V on their way into the caches: with each step of a product, another part of them is asked for. Asked
-// for at once, they would fill the buffers that the product's own loads need.
-class Prefetch {
+// Rows that will be read next, on their way to the second-level cache, line after line: asked for at once, they would
+// fill the buffers that the reader's own misses need.
+class Lines {
  public:
-  // `count` rows of so many bytes, in as many steps as `products` products take that read as many rows as long.
-  Prefetch(const StoredRows& rows, int64_t count, int64_t row_bytes, int64_t bytes_a_pair, int64_t products)
-      : rows_(rows), count_(count), row_bytes_(row_bytes), bytes_a_step_((bytes_a_pair + products - 1) / products) {}
-
-  // Called for each few pairs of vectors that a product reads.
-  void step(int pairs) {
-    for (due_ += pairs * bytes_a_step_; due_ >= kCacheLine; due_ -= kCacheLine) fetch_line();
+  Lines(const StoredRows& rows, int64_t count, int64_t row_bytes)
+      : next_(rows.data), stride_(rows.stride), row_bytes_(row_bytes), rows_left_(count - 1) {
+    if (rows.stride == row_bytes && count > 1) {
+      row_bytes_ = count * row_bytes;
+      rows_left_ = 0;
+    }
+    row_end_ = next_ + row_bytes_;
   }
+
+  void ask(int lines) {
+    for (int i = 0; i < lines; ++i) {
+      __builtin_prefetch(next_, 0, 2);
+      next_ += kLine;
+      if (next_ >= row_end_) end_row();
+    }
+  }
+
+  static constexpr int64_t kLine = 64;
 
  private:
-  static constexpr int64_t kCacheLine = 64;
-
-  void fetch_line() {
-    if (row_ == count_) return;
-    __builtin_prefetch(rows_.row(row_) + byte_);
-    byte_ += kCacheLine;
-    if (byte_ < row_bytes_) return;
-    byte_ = 0;
-    ++row_;
+  // After the last row, its last line is asked for again.
+  void end_row() {
+    if (rows_left_ <= 0) {
+      next_ -= kLine;
+      return;
+    }
+    --rows_left_;
+    next_ = row_end_ - row_bytes_ + stride_;
+    row_end_ += stride_;
   }
 
-  StoredRows rows_;
-  int64_t count_, row_bytes_, bytes_a_step_;
-  int64_t row_ = 0, byte_ = 0;  // the next line to ask for
-  int64_t due_ = 0;
+  const char* next_;
+  const char* row_end_;
+  int64_t stride_, row_bytes_, rows_left_;
 };
 
-// Packed rows of Q, scores or sums: floats, `stride` apart.
-struct PackedRows {
-  float* data;
-  int64_t stride;
-
-  float* row(int64_t r) const { return data + r * stride; }
-  PackedRows from(int64_t r) const { return {row(r), stride}; }
-};
-
-// The products of R rows of q and N keys, as kLanes sums each that are yet to be added up: sums[r][first + n].
-template <DType kType, int R, int N>
-inline void multiply_keys(const char* const* keys, int first, int64_t head_size, const PackedRows& q, Prefetch& next,
-                          Vec (&sums)[R][kLanes]) {
-  Vec partial[R][N];
-  for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) partial[r][n] = broadcast(0.0f);
-  }
-  for (int64_t d = 0; d < head_size; d += kPair) {
-    next.step(N);
-    for (int part = 0; part < 2; ++part) {
-      Vec k[N];
-      for (int n = 0; n < N; ++n) k[n] = load_of_pair<kType>(keys[first + n], d, part);
-      for (int r = 0; r < R; ++r) {
-        const Vec q_part = in_register(load(q.row(r) + d + part * kLanes));
-        for (int n = 0; n < N; ++n) partial[r][n] = fma(q_part, k[n], partial[r][n]);
-      }
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) sums[r][first + n] = partial[r][n];
-  }
+// Lines that are read, per group, for a pair of vectors of each key of a step; at least one.
+template <DType kType, int R>
+constexpr int lines_a_step() {
+  const int64_t bytes = kStepKeys<R> * kPair * (kType == DType::kFloat ? 4 : 2);
+  return static_cast<int>((bytes + Lines::kLine - 1) / Lines::kLine);
 }
 
-// scores[r][j] = scale * q[r] . keys[j], of R rows; those from `count` to the next multiple of kLanes mean nothing.
-template <DType kType, int R>
-__attribute__((noinline)) Prefetch score_group(const StoredRows& keys, int64_t count, int64_t head_size, float scale,
-                                               const PackedRows& q, Prefetch next, const PackedRows& scores) {
-  constexpr int N = R == 1 ? kLanes : R == 2 ? 4 : 2;  // R * N sums hide the latency of the FMA units
-  for (int64_t j = 0; j < count; j += kLanes) {
-    const char* key[kLanes];
-    for (int n = 0; n < kLanes; ++n) key[n] = keys.row(j + n < count ? j + n : count - 1);
-    Vec sums[R][kLanes];
-    for (int n = 0; n < kLanes; n += N) {
-      multiply_keys<kType, R, N>(key, n, head_size, q, next, sums);
-    }
-    for (int r = 0; r < R; ++r) store(scores.row(r) + j, sum_each(sums[r]) * broadcast(scale));
-  }
-  return next;
-}
-
-// o[r] = factor[r] * o[r] + sum of p[r][j] values[j]. A block is summed by itself first: see panel.h.
-template <DType kType, int R>
-__attribute__((noinline)) Prefetch add_group_values(const StoredRows& values, int64_t count, int64_t v_head_size,
-                                                    const PackedRows& p, const float* factor, Prefetch next,
-                                                    const PackedRows& o) {
-  constexpr int kKeysAStep = 4;
-  for (int64_t d = 0; d < v_head_size; d += kPair) {
-    Vec sums[R][2];
-    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = broadcast(0.0f);
-    for (int64_t first = 0; first < count; first += kKeysAStep) {
-      next.step(kKeysAStep);
-      const int64_t last = first + kKeysAStep < count ? first + kKeysAStep : count;
-      for (int64_t j = first; j < last; ++j) {
+// scores = scale * q . keys, a vector a step and group, (G, steps of a whole block, kLanes). Past the last key, its
+// scores are repeated. q is (G, vector of head_size, R, kLanes).
+template <DType kType, int R, int G>
+__attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count, int64_t head_size, float scale,
+                                          const float* q, Lines next, float* scores) {
+  constexpr int N = kStepKeys<R>;
+  for (int64_t j = 0; j < count; j += N, scores += kLanes) {
+    const char* key[N];
+    for (int n = 0; n < N; ++n) key[n] = keys.row(j + n < count ? j + n : count - 1);
+    const float* q_part = q;
+    for (int g = 0; g < G; ++g) {
+      Vec sums[kLanes];
+      for (int i = 0; i < kLanes; ++i) sums[i] = broadcast(0.0f);
+      for (int64_t d = 0; d < head_size; d += kPair) {
+        if (g == 0) next.ask(lines_a_step<kType, R>());
         for (int part = 0; part < 2; ++part) {
-          const Vec v = load_of_pair<kType>(values.row(j), d, part);
-          for (int r = 0; r < R; ++r) sums[r][part] = fma(broadcast(p.row(r)[j]), v, sums[r][part]);
+          Vec k[N];
+          for (int n = 0; n < N; ++n) k[n] = load_of_pair<kType>(key[n], d, part);
+          for (int r = 0; r < R; ++r, q_part += kLanes) {
+            const Vec q_row = in_register(load(q_part));
+            for (int n = 0; n < N; ++n) sums[r * N + n] = fma(q_row, k[n], sums[r * N + n]);
+          }
+        }
+      }
+      store(scores + g * R * kFewRowsBlockKeys, sum_each(sums) * broadcast(scale));
+    }
+  }
+}
+
+// o = factor * o + sum of p values, of R * G rows, `v_head_size` apart in o; p is laid out as scores are. A block is
+// summed by itself first: see panel.h.
+template <DType kType, int R, int G>
+__attribute__((noinline)) void add_values(const StoredRows& values, int64_t count, int64_t v_head_size, const float* p,
+                                          const float* factor, Lines next, float* o) {
+  constexpr int N = kStepKeys<R>;
+  for (int64_t d = 0; d < v_head_size; d += kPair) {
+    for (int g = 0; g < G; ++g) {
+      Vec sums[R][2];
+      for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = broadcast(0.0f);
+      const float* p_step = p + g * R * kFewRowsBlockKeys;
+      const char* value = values.data + d * bytes_of(kType);
+      const auto add_key = [&](int n) {
+        for (int part = 0; part < 2; ++part) {
+          const Vec v = load_of_pair<kType>(value, 0, part);
+          for (int r = 0; r < R; ++r) sums[r][part] = fma(broadcast(p_step[r * N + n]), v, sums[r][part]);
+        }
+        value += values.stride;
+      };
+      int64_t j = 0;
+      for (; j + N <= count; j += N, p_step += kLanes) {
+        if (g == 0) next.ask(lines_a_step<kType, R>());
+#pragma GCC unroll 16
+        for (int n = 0; n < N; ++n) add_key(n);
+      }
+      for (int n = 0; j + n < count; ++n) add_key(n);
+      for (int r = 0; r < R; ++r) {
+        for (int part = 0; part < 2; ++part) {
+          float* sum = o + (g * R + r) * v_head_size + d + part * kLanes;
+          store(sum, fma(broadcast(factor[g * R + r]), load(sum), sums[r][part]));
         }
       }
     }
-    for (int r = 0; r < R; ++r) {
-      for (int part = 0; part < 2; ++part) {
-        float* sum = o.row(r) + d + part * kLanes;
-        store(sum, fma(broadcast(factor[r]), load(sum), sums[r][part]));
-      }
-    }
   }
-  return next;
 }
 
 }  // namespace flashonnx::cpu::FLASHONNX_ISA

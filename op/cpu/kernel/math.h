@@ -29,19 +29,6 @@ inline Vec exp2_nonpositive(Vec x) {
   return times_pow2(exp2_fraction(clamped + (shift - shifted)), shifted);
 }
 
-// e^x for x <= 0, within 2 ulp; 0 for x < -87.69, NaN where x is.
-//
-// x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts so that r is exact (Cody and Waite 1980, section 6.2).
-inline Vec exp_nonpositive(Vec x) {
-  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  const Vec shift = broadcast(kRoundingShift), log2_e = broadcast(kLog2E);
-  const Vec clamped = max(broadcast(-127 / kLog2E), x);
-  const Vec shifted = fma(clamped, log2_e, shift);
-  const Vec n = shifted - shift;
-  const Vec r = fnma(n, broadcast(kLn2Low), fnma(n, broadcast(kLn2High), clamped));
-  return times_pow2(exp2_fraction(r * log2_e), shifted);
-}
-
 // Near 0 a polynomial in x^2, so that small results keep their relative accuracy; elsewhere (1 - e) / (1 + e) with
 // e = e^(-2|x|).
 inline Vec tanh(Vec x) {

@@ -10,7 +10,6 @@
 //   select(mask, a, b), zero_where(mask, a)
 //   times_pow2(a, n)                   a * 2^k, for n = kRoundingShift + k (math.h), k in -126..127; 0 for k = -127;
 //                                      NaN where a is
-//   sum(a)                             of the lanes
 //   transpose(rows)                    of kLanes vectors
 //   sum_each(rows)                     lane i: the sum of rows[i]
 //   load_even_bfloat16, load_odd_bfloat16

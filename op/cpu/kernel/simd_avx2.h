@@ -30,12 +30,6 @@ inline bool all(Mask mask) { return _mm256_movemask_ps(mask) == 0xff; }
 
 inline Vec times_pow2(Vec a, Vec n) { return a * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(n), 23)); }
 
-inline float sum(Vec a) {
-  __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
-}
-
 inline void transpose(Vec (&r)[kLanes]) {
   Vec t[kLanes];
   for (int i = 0; i < kLanes; i += 2) {

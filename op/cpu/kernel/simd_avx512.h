@@ -30,8 +30,6 @@ inline bool all(Mask mask) { return mask == 0xffff; }
 
 inline Vec times_pow2(Vec a, Vec n) { return a * _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(n), 23)); }
 
-inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
-
 inline void transpose(Vec (&r)[kLanes]) {
   Vec t[kLanes];
   for (int i = 0; i < kLanes; i += 2) {

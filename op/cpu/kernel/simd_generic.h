@@ -36,8 +36,6 @@ inline Vec times_pow2(Vec a, Vec n) {
   return a * (Vec)((Bits)n << 23);
 }
 
-inline float sum(Vec a) { return (a[0] + a[2]) + (a[1] + a[3]); }
-
 inline void transpose(Vec (&r)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) {
     for (int j = 0; j < i; ++j) {
@@ -48,7 +46,10 @@ inline void transpose(Vec (&r)[kLanes]) {
   }
 }
 
-inline Vec sum_each(const Vec (&r)[kLanes]) { return Vec{sum(r[0]), sum(r[1]), sum(r[2]), sum(r[3])}; }
+inline Vec sum_each(const Vec (&r)[kLanes]) {
+  const auto sum = [](Vec a) { return (a[0] + a[2]) + (a[1] + a[3]); };
+  return Vec{sum(r[0]), sum(r[1]), sum(r[2]), sum(r[3])};
+}
 
 inline Vec load_half(const uint16_t* p) {
   Vec a;

@@ -6,7 +6,6 @@ namespace flashonnx::cpu::FLASHONNX_ISA {
 
 const SimdProbe kProbe = {
     kLanes,
-    [](const float* in, float* out) { store(out, exp_nonpositive(load(in))); },
     [](const float* in, float* out) { store(out, exp2_nonpositive(load(in))); },
     [](const float* in, float* out) { store(out, tanh(load(in))); },
     [](float* matrix) {

@@ -7,8 +7,7 @@ namespace flashonnx::cpu {
 
 struct SimdProbe {
   int lanes;
-  void (*exp_nonpositive)(const float* in, float* out);  // `lanes` values each
-  void (*exp2_nonpositive)(const float* in, float* out);
+  void (*exp2_nonpositive)(const float* in, float* out);  // `lanes` values each
   void (*tanh)(const float* in, float* out);
   void (*transpose)(float* matrix);                   // lanes x lanes
   void (*sum_each)(const float* matrix, float* out);  // (lanes, lanes) to (lanes)
