@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "op/core/key_range.h"
 #include "op/cpu/convert.h"
@@ -188,6 +189,25 @@ void keep_split(Tile& tile, int64_t split, int64_t splits) {
   }
 }
 
+// KV heads that take turns at each block of rows, where they read the same rows of a mask: these then come from the
+// caches. The K and V of many heads would not stay there.
+int64_t heads_in_turns(const Problem& p) {
+  constexpr int64_t kMost = 4;
+  return p.mask && p.mask.row_stride != 0 && p.mask.head_stride == 0 ? std::gcd(kMost, p.kv_num_heads) : 1;
+}
+
+// What a task computes. Heads are counted over the batch.
+struct Part {
+  int64_t head, block, split;
+};
+
+// Last rows first: where the mask is causal they see the most keys, and short tasks at the end fill the gaps.
+Part part_of(int64_t task, int64_t row_blocks, int64_t splits, int64_t heads_in_turns) {
+  const int64_t tile = task / splits, turn = tile / heads_in_turns;
+  return {turn / row_blocks * heads_in_turns + tile % heads_in_turns, row_blocks - 1 - turn % row_blocks,
+          task % splits};
+}
+
 // In a fixed order, so that the sum does not depend on who finished first.
 void merge_row(const Problem& problem, const TileRow& row, const Partials& partials, int64_t splits, int64_t index,
                float* sum) {
@@ -227,10 +247,7 @@ Status run_tiles(const Problem& problem, const Plan& plan, void* workspace, cons
   std::atomic<bool> out_of_memory{false};
 
   parallel(heads * row_blocks * plan.splits, [&](int64_t task) {
-    const int64_t split = task % plan.splits;
-    // Last rows first: where the mask is causal they see the most keys, and short tasks at the end fill the gaps.
-    const int64_t block = row_blocks - 1 - task / plan.splits % row_blocks;
-    const int64_t head = task / plan.splits / row_blocks;
+    const auto [head, block, split] = part_of(task, row_blocks, plan.splits, heads_in_turns(problem));
     float* scratch = thread_scratch(scratch_floats);
     if (scratch == nullptr) {
       out_of_memory = true;

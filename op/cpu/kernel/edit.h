@@ -39,24 +39,22 @@ inline void add_row_bias(const TileRow* rows, int count, int64_t keys, float* sc
   }
 }
 
-inline void add_mask(const float* bias, int64_t count, float scale, float* scores) {
-  for (int64_t i = 0; i < count * kPanelRows; i += kLanes) {
-    store(scores + i, masked(load(scores + i), load(bias + i), scale));
-  }
-}
-
-inline void add_shared_mask(const float* bias, int64_t count, float scale, float* scores) {
+inline Maxima add_shared_mask(const float* bias, int64_t count, float scale, float* scores) {
+  Maxima most = no_maxima();
   for (int64_t j = 0; j < count; ++j) {
     const Vec value = broadcast(bias[j]);
     for (int v = 0; v < kPanelVectors; ++v) {
       float* score = scores + j * kPanelRows + v * kLanes;
-      store(score, masked(load(score), value, scale));
+      const Vec edited = masked(load(score), value, scale);
+      store(score, edited);
+      most.of[v] = max(edited, most.of[v]);
     }
   }
+  return most;
 }
 
 // Keys outside of a row's own range are forbidden.
-inline void apply_ranges(const TileRow* rows, int count, KeySpan keys, float* scores) {
+inline Maxima apply_ranges(const TileRow* rows, int count, KeySpan keys, float* scores) {
   const auto relative = [&](int64_t key) {
     const int64_t clamped = key < keys.begin ? keys.begin : key > keys.end ? keys.end : key;
     return static_cast<float>(clamped - keys.begin);
@@ -65,22 +63,28 @@ inline void apply_ranges(const TileRow* rows, int count, KeySpan keys, float* sc
   fill_lanes(rows, count, begins, [&](const TileRow& row) { return relative(row.begin); });
   fill_lanes(rows, count, ends, [&](const TileRow& row) { return relative(row.end); });
   const Vec never = broadcast(kNever);
-  for (int first = 0; first < kPanelRows; first += kLanes) {
-    const Vec begin = load(begins + first), end = load(ends + first);
+  Maxima most = no_maxima();
+  for (int v = 0; v < kPanelVectors; ++v) {
+    const Vec begin = load(begins + v * kLanes), end = load(ends + v * kLanes);
+    Vec m = most.of[v];
     for (int64_t j = 0; j < keys.size(); ++j) {
-      float* score = scores + j * kPanelRows + first;
+      float* score = scores + j * kPanelRows + v * kLanes;
       const Vec key = broadcast(static_cast<float>(j));
-      store(score, select(less(key, begin), never, select(less(key, end), load(score), never)));
+      const Vec edited = select(less(key, begin), never, select(less(key, end), load(score), never));
+      store(score, edited);
+      m = max(edited, m);
     }
+    most.of[v] = m;
   }
+  return most;
 }
 
 // What a panel's mask says about a block.
 enum class PanelMask {
   kNone,            // there is no mask, or it is 0 everywhere here
   kNothingAllowed,  // the block need not be computed
-  kByRow,           // bias is (key, kPanelRows)
-  kShared,          // bias is (key): the same for all rows
+  kByRow,           // each row has values of its own
+  kShared,          // the same values for all rows
 };
 
 // Watches the values of a mask go by.
@@ -109,49 +113,96 @@ inline PanelMask load_shared_mask(const Tile& tile, const TileRow& row, KeySpan 
   return summary.or_else(PanelMask::kShared);
 }
 
-// The panel's mask values for keys [j, j + left), at most kLanes of them, as rows of `bias`.
+// The mask values of a panel's rows, each with a row of its own.
 template <DType kType>
-inline void load_mask_part(const void* const* masks, int64_t key, int64_t left, float* bias, MaskSummary& summary) {
-  const int64_t used = left < kLanes ? left : kLanes;
-  for (int first = 0; first < kPanelRows; first += kLanes) {
+class RowMasks {
+ public:
+  RowMasks(const TileRow* rows, int count, KeySpan keys) : count_(count), keys_(keys) {
+    for (int r = 0; r < kPanelRows; ++r) masks_[r] = element(kType, rows[r < count ? r : count - 1].mask, keys.begin);
+  }
+
+  // Most masks are mixed, and their first row says so.
+  PanelMask summary() const {
+    PanelMask kind = PanelMask::kByRow;
+    MaskSummary summary;
+    for (int r = 0; r < count_; ++r) {
+      for (int64_t j = 0; j < keys_.size(); j += kLanes) {
+        // The last values again rather than too few: those that are not there would count as 0.
+        const int64_t last = keys_.size() < kLanes ? 0 : keys_.size() - kLanes;
+        const int64_t at = j < last ? j : last;
+        summary.see(load_values(kType, masks_[r], at, keys_.size() - at));
+      }
+      kind = summary.or_else(PanelMask::kByRow);
+      if (kind == PanelMask::kByRow) break;
+    }
+    return kind;
+  }
+
+  // scores = scale * scores + mask, transposed in registers on its way. Returns the maxima.
+  Maxima add_to(float* scores, float scale) const {
+    Maxima most = no_maxima();
+    for (int v = 0; v < kPanelVectors; ++v) {
+      int64_t j = 0;
+      for (; j + kLanes <= keys_.size(); j += kLanes) {
+        add_part(v, j, kLanes, scores, scale, most,
+                 [&](const char* mask) { return load_all(kType, element(kType, mask, j)); });
+      }
+      if (j < keys_.size()) {
+        const int64_t left = keys_.size() - j;
+        add_part(v, j, left, scores, scale, most, [&](const char* mask) { return load_values(kType, mask, j, left); });
+      }
+    }
+    return most;
+  }
+
+ private:
+  // Of the rows of vector v, `used` keys from j on.
+  template <typename Load>
+  __attribute__((always_inline)) void add_part(int v, int64_t j, int64_t used, float* scores, float scale, Maxima& most,
+                                               const Load& load_mask) const {
     Vec values[kLanes];
-    if (used == kLanes) {
-      for (int r = 0; r < kLanes; ++r) values[r] = load_all(kType, element(kType, masks[first + r], key));
-    } else {
-      for (int r = 0; r < kLanes; ++r) values[r] = load_values(kType, masks[first + r], key, used);
-    }
+    for (int r = 0; r < kLanes; ++r) values[r] = load_mask(masks_[v * kLanes + r]);
     transpose(values);
+    Vec m = most.of[v];
+    float* column = scores + j * kPanelRows + v * kLanes;
     for (int64_t c = 0; c < used; ++c) {
-      summary.see(values[c]);
-      store(bias + c * kPanelRows + first, values[c]);
+      const Vec edited = masked(load(column + c * kPanelRows), values[c], scale);
+      store(column + c * kPanelRows, edited);
+      m = max(edited, m);
     }
+    most.of[v] = m;
   }
-}
 
-template <DType kType>
-inline PanelMask load_mask_of(const void* const* masks, KeySpan keys, float* bias) {
-  MaskSummary summary;
-  for (int64_t j = 0; j < keys.size(); j += kLanes) {
-    load_mask_part<kType>(masks, keys.begin + j, keys.size() - j, bias + j * kPanelRows, summary);
-  }
-  return summary.or_else(PanelMask::kByRow);
-}
+  const char* masks_[kPanelRows];  // of each lane, its value for the first of the keys
+  int count_;
+  KeySpan keys_;
+};
 
-inline PanelMask load_mask(const Tile& tile, const TileRow* rows, int count, KeySpan keys, float* bias) {
-  if (tile.mask_dtype == DType::kUndefined) return PanelMask::kNone;
-  if (tile.mask_is_shared) return load_shared_mask(tile, rows[0], keys, bias);
-  const void* masks[kPanelRows];
-  for (int r = 0; r < kPanelRows; ++r) masks[r] = rows[r < count ? r : count - 1].mask;
+// Calls body(RowMasks) for the type that the tile's mask has.
+template <typename Body>
+inline auto with_row_masks(const Tile& tile, const TileRow* rows, int count, KeySpan keys, const Body& body) {
   switch (tile.mask_dtype) {
     case DType::kBool:
-      return load_mask_of<DType::kBool>(masks, keys, bias);
+      return body(RowMasks<DType::kBool>(rows, count, keys));
     case DType::kFloat16:
-      return load_mask_of<DType::kFloat16>(masks, keys, bias);
+      return body(RowMasks<DType::kFloat16>(rows, count, keys));
     case DType::kBFloat16:
-      return load_mask_of<DType::kBFloat16>(masks, keys, bias);
+      return body(RowMasks<DType::kBFloat16>(rows, count, keys));
     default:
-      return load_mask_of<DType::kFloat>(masks, keys, bias);
+      return body(RowMasks<DType::kFloat>(rows, count, keys));
   }
+}
+
+// What the mask comes to; `bias` takes the values that all rows share.
+inline PanelMask look_at_mask(const Tile& tile, const TileRow* rows, int count, KeySpan keys, float* bias) {
+  if (tile.mask_dtype == DType::kUndefined) return PanelMask::kNone;
+  if (tile.mask_is_shared) return load_shared_mask(tile, rows[0], keys, bias);
+  return with_row_masks(tile, rows, count, keys, [](const auto& masks) { return masks.summary(); });
+}
+
+inline Maxima add_row_masks(const Tile& tile, const TileRow* rows, int count, KeySpan keys, float scale,
+                            float* scores) {
+  return with_row_masks(tile, rows, count, keys, [&](const auto& masks) { return masks.add_to(scores, scale); });
 }
 
 }  // namespace flashonnx::cpu::FLASHONNX_ISA

@@ -53,7 +53,7 @@ struct TiledScratch {
         l(carver.take(padded)),
         factor(carver.take(kPanelRows)),
         scores(carver.take(kBlockKeys * kPanelRows)),
-        bias(carver.take(kBlockKeys * kPanelRows)) {}
+        bias(carver.take(kBlockKeys)) {}
 
   int64_t floats() const { return carver.taken(); }
 
@@ -65,7 +65,7 @@ struct TiledScratch {
   float* l;       // (panel, kPanelRows): row sums of exp(score - maximum)
   float* factor;  // (kPanelRows): exp(old maximum - new maximum)
   float* scores;  // (key, kPanelRows), then probabilities
-  float* bias;    // (key, kPanelRows), or (key) if shared
+  float* bias;    // (key): a mask that all rows share
 };
 
 // Part of a tile that fills the lanes.
@@ -156,43 +156,35 @@ class TiledKernel {
 
   // `keys` of the problem lie at `in_block` of the block.
   void attend(const Panel& panel, KeySpan keys, KeySpan in_block) {
-    const PanelMask mask = load_mask(tile_, panel.rows, panel.count, keys, scratch_.bias);
+    const PanelMask mask = look_at_mask(tile_, panel.rows, panel.count, keys, scratch_.bias);
     if (mask == PanelMask::kNothingAllowed) return;
-    float* scores = scratch_.scores;
-    Maxima most = products_.score(panel.first, in_block, scores);
-    float scale = tile_.score_scale;
-    if (is_edited(panel, keys, mask)) {
-      scale = edit_scores(panel, keys, mask);
-      most = maxima_of(scores, keys.size());
-    }
-    fold(panel, keys.size(), scale, most);
-    products_.add_values(panel.first, in_block, scores, scratch_.factor, panel.o);
+    const Maxima most = products_.score(panel.first, in_block, scratch_.scores);
+    fold(panel, keys.size(), edit_scores(panel, keys, mask, {most, tile_.score_scale}));
+    products_.add_values(panel.first, in_block, scratch_.scores, scratch_.factor, panel.o);
   }
 
-  bool has_score_edits() const { return tile_.softcap > 0 || tile_.has_alibi || tile_.has_bias; }
+  // What is known of a panel's scores, as they lie there.
+  struct Scores {
+    Maxima most;
+    float scale;  // that they still lack: the softmax applies it for nothing, unless an edit came first
+  };
 
-  bool is_edited(const Panel& panel, KeySpan keys, PanelMask mask) const {
-    return has_score_edits() || mask != PanelMask::kNone || !panel.every.contains(keys);
-  }
-
-  // Returns the scale that the scores still lack: the softmax applies it for nothing, unless edits came first.
-  float edit_scores(const Panel& panel, KeySpan keys, PanelMask mask) {
+  Scores edit_scores(const Panel& panel, KeySpan keys, PanelMask mask, Scores known) {
     float* scores = scratch_.scores;
-    float scale = tile_.score_scale;
-    if (has_score_edits()) {
-      if (scale != 1) scale_scores(scale, keys.size() * kPanelRows, scores);
-      scale = 1;
+    if (tile_.softcap > 0 || tile_.has_alibi || tile_.has_bias) {
+      if (known.scale != 1) scale_scores(known.scale, keys.size() * kPanelRows, scores);
+      if (tile_.softcap > 0) apply_softcap(tile_.softcap, keys.size() * kPanelRows, scores);
+      if (tile_.has_alibi) add_alibi(panel.rows, panel.count, keys, scores);
+      if (tile_.has_bias) add_row_bias(panel.rows, panel.count, keys.size(), scores);
+      known = {maxima_of(scores, keys.size()), 1};
     }
-    if (tile_.softcap > 0) apply_softcap(tile_.softcap, keys.size() * kPanelRows, scores);
-    if (tile_.has_alibi) add_alibi(panel.rows, panel.count, keys, scores);
-    if (tile_.has_bias) add_row_bias(panel.rows, panel.count, keys.size(), scores);
-    if (mask != PanelMask::kNone) {
-      if (mask == PanelMask::kByRow) add_mask(scratch_.bias, keys.size(), scale, scores);
-      if (mask == PanelMask::kShared) add_shared_mask(scratch_.bias, keys.size(), scale, scores);
-      scale = 1;
+    if (mask == PanelMask::kByRow) {
+      known = {add_row_masks(tile_, panel.rows, panel.count, keys, known.scale, scores), 1};
+    } else if (mask == PanelMask::kShared) {
+      known = {add_shared_mask(scratch_.bias, keys.size(), known.scale, scores), 1};
     }
-    if (!panel.every.contains(keys)) apply_ranges(panel.rows, panel.count, keys, scores);
-    return scale;
+    if (!panel.every.contains(keys)) known.most = apply_ranges(panel.rows, panel.count, keys, scores);
+    return known;
   }
 
   // A score is scaled and the maximum subtracted from it in one rounding, where the maximum had two. Up to this size
@@ -201,21 +193,21 @@ class TiledKernel {
   static constexpr float kLargeScore = 16384;
 
   // Scores become probabilities relative to the new row maximum; the statistics follow. Exponents are of 2.
-  void fold(const Panel& panel, int64_t count, float scale, const Maxima& most) {
+  void fold(const Panel& panel, int64_t count, const Scores& known) {
     const Vec never = broadcast(kNever), zero = broadcast(0.0f), log2_e = broadcast(kLog2E);
     for (int v = 0; v < kPanelVectors; ++v) {
       float* column = scratch_.scores + v * kLanes;
       const Vec old_m = load(panel.m + v * kLanes);
-      const Vec m = max(most.of[v] * broadcast(scale), old_m);
+      const Vec m = max(known.most.of[v] * broadcast(known.scale), old_m);
       // A row that has seen no key: 2^(-inf - 0) is 0, where 2^(-inf - -inf) would be NaN.
       const Vec base = select(equal(m, never), zero, m);
-      Vec scales = broadcast(scale * kLog2E);
+      Vec scales = broadcast(known.scale * kLog2E);
       Vec minus_base = zero - base * log2_e;
       Vec shrinking = old_m * log2_e + minus_base;
       if (!all(less(max(m, zero - m), broadcast(kLargeScore)))) {
         for (int64_t j = 0; j < count; ++j) {
           float* score = column + j * kPanelRows;
-          store(score, (load(score) * broadcast(scale) - base) * log2_e);
+          store(score, (load(score) * broadcast(known.scale) - base) * log2_e);
         }
         scales = broadcast(1.0f);
         minus_base = zero;

@@ -46,6 +46,14 @@ int64_t elements(const Shape& dims) {
 
 DType output_dtype(const Case& c, int index) { return index == Output::kLse ? DType::kFloat : c.dtype; }
 
+void store_mask(DType dtype, void* data, int64_t index, bool live, double value) {
+  if (dtype == DType::kBool) {
+    static_cast<uint8_t*>(data)[index] = live;
+  } else {
+    cpu::store(dtype, data, index, live ? value : -std::numeric_limits<double>::infinity());
+  }
+}
+
 // Often allowed, sometimes not, and some rows not at all.
 void fill_mask(Random& random, DType dtype, const Shape& dims, void* data) {
   const int64_t columns = dims.back();
@@ -54,12 +62,20 @@ void fill_mask(Random& random, DType dtype, const Shape& dims, void* data) {
     const double allowed = random.chance(0.1) ? 0.0 : random.chance(0.2) ? 1.0 : 0.7;
     for (int64_t j = 0; j < columns; ++j) {
       const bool live = random.chance(allowed);
-      if (dtype == DType::kBool) {
-        static_cast<uint8_t*>(data)[i * columns + j] = live;
-      } else {
-        const double value = live ? random.normal() : -std::numeric_limits<double>::infinity();
-        cpu::store(dtype, data, i * columns + j, value);
-      }
+      store_mask(dtype, data, i * columns + j, live, dtype != DType::kBool && live ? random.normal() : 0);
+    }
+  }
+}
+
+// Larger than a kernel's blocks: in turns they forbid all keys, allow them unchanged, and are mixed.
+void fill_mask_in_blocks(Random& random, DType dtype, const Shape& dims, void* data) {
+  constexpr int64_t kRows = 50, kKeys = 230;
+  const int64_t columns = dims.back();
+  for (int64_t i = 0; i < elements(dims) / columns; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      const int64_t kind = (i / kRows + j / kKeys) % 3;
+      const bool live = kind == 1 || (kind == 2 && random.chance(0.7));
+      store_mask(dtype, data, i * columns + j, live, kind == 2 ? random.normal() : 0);
     }
   }
 }
@@ -179,7 +195,7 @@ void Instance::fill() {
     void* values = inputs_.back().data();
     data.inputs[i] = values;
     if (i == Input::kAttnMask) {
-      fill_mask(random, desc.dtype, desc.dims, values);
+      (case_.mask_in_blocks ? fill_mask_in_blocks : fill_mask)(random, desc.dtype, desc.dims, values);
       continue;
     }
     for (int64_t e = 0; e < elements(desc.dims); ++e) {

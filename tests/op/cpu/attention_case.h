@@ -26,6 +26,7 @@ struct Case {
   double scale = 0;  // 0: the default
   MaskKind mask = MaskKind::kNone;
   std::vector<int64_t> mask_dims;
+  bool mask_in_blocks = false;
   bool nonpad = false, sinks = false, present = false;
   int alibi_rank = 0;  // 0: none
   unsigned seed = 1;

@@ -164,6 +164,18 @@ TEST_P(Variant, IsExactOnChosenCases) {
   c.v_head_size = 24;
   cases.push_back(c);
   c = Case();
+  c.batch_size = 2;
+  c.q_num_heads = 6;  // which take turns at the mask's rows
+  c.kv_num_heads = 6;
+  c.q_sequence_length = 170;
+  c.kv_sequence_length = 700;
+  c.mask_dims = {170, 700};
+  c.mask_in_blocks = true;
+  for (const MaskKind kind : {MaskKind::kBool, MaskKind::kFloat}) {
+    c.mask = kind;
+    cases.push_back(c);
+  }
+  c = Case();
   c.rank3 = true;  // K and V are packed
   c.q_sequence_length = 600;
   c.kv_sequence_length = 200;
