@@ -42,7 +42,7 @@ def with_dead_rows(terms: list[Term], around: Surroundings) -> Meaning:
     numbers = _as_numbers(terms, around.dtype)
     if numbers is not None:
         return joined(numbers, around.own)
-    if are_mean and not any(term.varies_by_head for term in terms):
+    if are_mean and not any(term.varies_by_head for term in terms if not term.is_added):
         masks = [term.kept_whole() if term.band.bounded else term for term in terms]
         return joined(masks, around.own, mean_rows=True)
     raise Refusal("a row without any allowed key would not come out as in the file")
@@ -65,12 +65,17 @@ def _may_exist(terms: list[Term], around: Surroundings) -> bool:
 
 
 def _are_mean(terms: list[Term], around: Surroundings) -> bool:
-    """Whether the file gives all keys the same weight in such rows: the same number is in place of every score."""
-    if around.own.bounded or not all(term.finite for term in terms):
+    """Whether the file gives all keys the same weight in such rows: the same number is in place of every score.
+
+    What is added to scores further in is lost there; it must not exclude keys by itself.
+    """
+    masks = [term for term in terms if not (term.is_added and term.is_moderate)]
+    if around.own.bounded or not all(term.finite for term in masks):
         return False
     if len(terms) == 1 and terms[0].fill <= DROWNS:
         return True
-    return all(term.replaces for term in terms) and len({term.fill for term in terms}) == 1
+    replaces_last = terms[: len(masks)] == masks
+    return replaces_last and all(term.replaces for term in masks) and len({term.fill for term in masks}) == 1
 
 
 def _can_be_told_from_padding(terms: list[Term], around: Surroundings) -> bool:

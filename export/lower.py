@@ -18,7 +18,7 @@ from flashonnx.fusion.axes import View, resolve
 from flashonnx.fusion.emit import Emitter, layout_cost
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.layouts import Layout, cheapest, choose_layout
-from flashonnx.fusion.mask_input import emit_mask
+from flashonnx.fusion.mask_input import emit_allowed, emit_mask
 from flashonnx.fusion.mask_terms import Meaning
 from flashonnx.fusion.mean_rows import with_mean_rows
 from flashonnx.fusion.operand import Place, walk_operand
@@ -48,7 +48,10 @@ def lower(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
     node = emitter.node(contract.OP_TYPE, inputs, attributes, outputs, contract.DOMAIN)
     result = node.outputs[0]
     if meaning.mean_rows:
-        result = with_mean_rows(node, layout, attention, meaning.band, emitter)
+        query = node.inputs[contract.INPUT_INDEX["Q"]]
+        assert query is not None
+        allowed = emit_allowed(attention, meaning, query, emitter)
+        result = with_mean_rows(node, allowed, layout, attention, meaning.band, emitter)
     axes = attention.y_axes(layout.rank)
     value = emitter.layout(Place(result, View(axes, emitter.facts.count)), layout.y.view.axes)
     replaced = [(layout.y.value, value)]

@@ -14,14 +14,19 @@ from flashonnx.fusion.operand import walk_operand
 
 def emit_mask(attention: Attention, meaning: Meaning, query: ir.Value, emitter: Emitter) -> ir.Value | None:
     """One attn_mask of all terms: bool where they only exclude, in Q's type where something is added."""
-    terms = [term for term in meaning.terms if term.is_masking]
     if meaning.is_bool:
-        mask = None
-        for term in terms:
+        return emit_allowed(attention, meaning, query, emitter)
+    return _added([term for term in meaning.terms if term.is_masking], attention, query, emitter)
+
+
+def emit_allowed(attention: Attention, meaning: Meaning, query: ir.Value, emitter: Emitter) -> ir.Value | None:
+    """The keys that all terms allow, in the axes of attn_mask; what is only added to scores is no part of it."""
+    allowed = None
+    for term in meaning.terms:
+        if term.is_masking and not term.is_added:
             keep = _keep(term, attention, query, emitter)
-            mask = keep if mask is None else emitter.op("And", mask, keep)
-        return mask
-    return _added(terms, attention, query, emitter)
+            allowed = keep if allowed is None else emitter.op("And", allowed, keep)
+    return allowed
 
 
 def _added(terms: list[Term], attention: Attention, query: ir.Value, emitter: Emitter) -> ir.Value | None:
@@ -56,8 +61,6 @@ def _keep(term: Term, attention: Attention, query: ir.Value, emitter: Emitter) -
     if term.padding is not None:
         return _padding(term.padding, attention, emitter)
     value = _aligned(term, attention, query, emitter)
-    if term.source.kind == "add":
-        return emitter.op("Equal", value, emitter.scalar(0.0, emitter.facts.dtype(term.source.value)))
     return value if term.source.kind == "keep" else emitter.op("Not", value)
 
 

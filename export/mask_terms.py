@@ -79,7 +79,7 @@ class Meaning:
     def is_bool(self) -> bool:
         """Whether the op's attn_mask says which keys are allowed; else it is added to the scores."""
         masking = [term for term in self.terms if term.is_masking]
-        return self.mean_rows or not any(term.finite or term.is_added for term in masking)
+        return not any(term.finite or term.is_added for term in masking)
 
     @property
     def rounding(self) -> float:
@@ -97,10 +97,13 @@ class Meaning:
 
 
 def joined(terms: list[Term], own: Band, *, mean_rows: bool = False) -> Meaning:
-    """Bands become the op's attributes, as far as they count from the same end. own: the node's own band."""
+    """Bands become the op's attributes, as far as they count from the same end. own: the node's own band.
+
+    mean_rows: see Meaning; the op may make 0 of such rows then, so that all terms may exclude keys outright.
+    """
     band = own
-    kept = list(terms)
-    for position, term in enumerate(terms):
+    kept = [replace(term, fill=-np.inf) if mean_rows and term.finite else term for term in terms]
+    for position, term in enumerate(kept):
         both = band.intersect(term.band)
         if both is None:
             kept[position] = term.kept_whole()

@@ -23,36 +23,37 @@ def can_restore(band: Band, lengths_differ: bool) -> bool:
     return (causal or window) and (band.from_end or not lengths_differ)
 
 
-def with_mean_rows(node: ir.Node, layout: Layout, attention: Attention, band: Band, emitter: Emitter) -> ir.Value:
-    """The op's output with mean(V) in the rows that have no key."""
-    query, _, value, mask = node.inputs[: contract.INPUT_INDEX["attn_mask"] + 1]
+def with_mean_rows(
+    node: ir.Node, allowed: ir.Value | None, layout: Layout, attention: Attention, band: Band, emitter: Emitter
+) -> ir.Value:
+    """The op's output with mean(V) in the rows that have no key. allowed: by the mask, the band aside; as attn_mask."""
+    query, value = (node.inputs[contract.INPUT_INDEX[name]] for name in ("Q", "V"))
     assert query is not None
     assert value is not None
-    assert mask is not None
-    dtype = emitter.facts.dtype(attention.y[0].value)
-    if attention.has_past:
-        mean = _mean_of_rows(node.outputs[contract.OUTPUT_INDEX["present_value"]], 4, dtype, emitter)
-        if layout.rank == 3:
-            mean = emitter.op("Reshape", mean, emitter.ints(0, 1, -1))
-    else:
-        mean = _mean_of_rows(value, layout.rank, dtype, emitter)
+    assert allowed is not None
+    rank = 4 if attention.has_past else layout.rank
+    value = node.outputs[contract.OUTPUT_INDEX["present_value"]] if attention.has_past else value
+    # Padding has a value for each key, and layers share it; other masks may be broadcast.
+    keys = emitter.dim(mask, 3) if band.bounded else emitter.dim(value, rank - 2)
+    mean = _mean_of_rows(value, keys, rank, emitter.facts.dtype(attention.y[0].value), emitter)
+    if rank != layout.rank:
+        mean = emitter.op("Reshape", mean, emitter.ints(0, 1, -1))
     if layout.kv_heads != resolve(attention.heads):
         mean = _repeat_heads(mean, layout, attention, emitter)
     if band.bounded:
-        alive = _rows_with_keys_in_band(query, mask, layout.rank, band, emitter)
+        alive = _rows_with_keys_in_band(query, allowed, layout.rank, band, emitter)
     else:
-        alive = _any_key(emitter.op("Cast", mask, to=int(ir.DataType.FLOAT)), emitter)
+        alive = _any_key(emitter.op("Cast", allowed, to=int(ir.DataType.FLOAT)), emitter)
         if layout.rank == 3:
             alive = emitter.op("Reshape", alive, emitter.ints(0, -1, 1))
     return emitter.op("Where", alive, node.outputs[0], mean)
 
 
-def _mean_of_rows(value: ir.Value, rank: int, dtype: ir.DataType, emitter: Emitter) -> ir.Value:
+def _mean_of_rows(value: ir.Value, rows: ir.Value, rank: int, dtype: ir.DataType, emitter: Emitter) -> ir.Value:
     """(..., 1, features), by a product: TensorRT joins a ReduceMean to the Where after it in a kernel that is slow.
 
     GPT-2, 4 x 1024 tokens, float16, H200: 83 us a layer, where attention takes 73.
     """
-    rows = emitter.dim(value, rank - 2)
     weight = emitter.op("Reciprocal", emitter.op("Cast", rows, to=int(dtype)))
     weights = emitter.op("Expand", weight, emitter.op("Concat", emitter.ints(*(1,) * (rank - 1)), rows, axis=0))
     return emitter.op("MatMul", weights, value)

@@ -20,9 +20,9 @@ LOWEST = float(np.finfo(np.float32).min)
 TABLE = 120
 
 
-def check(graph: Graph, *sizes: tuple[int, int], excluded: float = LOWEST) -> Site:
+def check(graph: Graph, *sizes: tuple[int, int], excluded: float = LOWEST, dtype: type = np.float32) -> Site:
     """Fuses without verification, and compares at these (rows, keys). excluded: what a float mask excludes with."""
-    model = graph.model()
+    model = graph.model(output_dtype=dtype)
     result = fuse(model, verify=False)
     feeds = []
     for rows, keys in sizes:
@@ -182,6 +182,29 @@ def test_a_computed_bias_keeps_the_causal_attribute() -> None:
 
     site = check(attention(on_scores=both(biased, added(causal, LOWEST))), (6, 6), (40, 40))
     assert site.mask == "causal + bias"
+
+
+@pytest.mark.parametrize("order", ["bias, mask", "bias, mask, mask", "mask, bias"])
+@pytest.mark.parametrize("rows_first", [True, False])
+def test_a_bias_and_the_lowest_number_of_half_precision(order: str, rows_first: bool) -> None:
+    """DeBERTa: where the number comes last, a row without keys is the mean of V; no fp32 sum says that by numbers."""
+    graph = Graph()
+    dims = ("batch", "rows", 2, 4) if rows_first else ("batch", 2, "rows", 4)
+    q, k, v = (graph.input(name, np.float16, dims) for name in "qkv")
+    if rows_first:
+        q, k, v = (graph.transpose(each, 0, 2, 1, 3) for each in (q, k, v))
+    scores = graph.op("MatMul", q, graph.transpose(k, 0, 1, 3, 2))
+    for step in order.split(", "):
+        if step == "bias":
+            table = graph.constant(np.random.default_rng(0).standard_normal((4, 1)), np.float16)
+            scores = graph.op("Add", scores, graph.op("MatMul", q, table))
+        else:
+            lowest = graph.constant(np.finfo(np.float16).min, np.float16)
+            scores = graph.op("Where", row_padding(graph, scores), scores, lowest)
+    y = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), v)
+    graph.outputs.append(graph.reshape(graph.transpose(y, 0, 2, 1, 3), 0, 0, 8) if rows_first else y)
+    site = check(graph, (6, 6), (70, 70), dtype=np.float16)
+    assert site.fused == (order != "mask, bias")
 
 
 MASKS = {"causal": causal, "window": wide_window, "column": stored_column, "padding": padding}
