@@ -34,7 +34,7 @@ def with_mean_rows(
     rank = 4 if attention.has_past else layout.rank
     value = node.outputs[contract.OUTPUT_INDEX["present_value"]] if attention.has_past else value
     # Padding has a value for each key, and layers share it; other masks may be broadcast.
-    keys = emitter.dim(mask, 3) if band.bounded else emitter.dim(value, rank - 2)
+    keys = emitter.dim(allowed, 3) if band.bounded else emitter.dim(value, rank - 2)
     mean = _mean_of_rows(value, keys, rank, emitter.facts.dtype(attention.y[0].value), emitter)
     if rank != layout.rank:
         mean = emitter.op("Reshape", mean, emitter.ints(0, 1, -1))
