@@ -25,7 +25,7 @@ _DELICATE = {
 # Some of their inputs are float32 whatever the data's type.
 _TYPED = {"DequantizeLinear", "QuantizeLinear", "Resize"}
 _TRIGONOMETRIC = {"Cos", "Sin"}
-_ELEMENTWISE = {"Abs", "Add", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Sub"}
+_ELEMENTWISE = {"Abs", "Add", "Cast", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Sub"}
 
 
 def convert(model: ir.Model, precision: str) -> None:
@@ -101,7 +101,7 @@ class _Conversion:
         return kept | self._between(kept)
 
     def _between(self, kept: set[ir.Node]) -> set[ir.Node]:
-        """What computes with numbers of kept nodes alone, and for them alone: an epsilon, a scale."""
+        """What computes with numbers of kept nodes or with integers, and for kept nodes alone: an epsilon, a length."""
         found = {node for node in self.graph if node.op_type in _ELEMENTWISE} - kept
         while leaving := {node for node in found if not _neighbours(node) <= kept | found}:
             found -= leaving
@@ -195,8 +195,9 @@ def _is_cast_to_integer(node: ir.Node) -> bool:
 
 
 def _neighbours(node: ir.Node) -> set[ir.Node | None]:
-    """The nodes that make its inputs and those that read its outputs; None for the graph, but not for constants."""
-    makers = {value.producer() for value in node.inputs if value is not None and value.const_value is None}
+    """The nodes that make its float inputs and those that read its outputs; None for the graph, but not for constants."""
+    floats = [value for value in node.inputs if value is not None and value.dtype == ir.DataType.FLOAT]
+    makers = {value.producer() for value in floats if value.const_value is None}
     readers = {use.node for value in node.outputs for use in value.uses()}
     return makers | readers | ({None} if any(value.is_graph_output() for value in node.outputs) else set())
 

@@ -93,6 +93,19 @@ def test_between_sums_and_powers_all_stays() -> None:
     np.testing.assert_allclose(run(model, x), expected, rtol=2e-3)
 
 
+def test_a_number_that_is_made_for_a_sum_stays() -> None:
+    """A length of more than 65504."""
+    nodes = [
+        helper.make_node("Cast", ["length"], ["number"], to=F32),
+        helper.make_node("Reciprocal", ["number"], ["weight"]),
+        helper.make_node("Mul", ["x", "weight"], ["y"]),
+    ]
+    model = build(nodes, {"length": np.array([100_000])}, {"y": F32})
+    convert(model, "fp16")
+    assert types(model)["number"] == F32
+    np.testing.assert_allclose(run(model, np.full((1, 8), 1e4, np.float32)), 0.1, rtol=1e-2)
+
+
 def test_gelu_by_tanh_is_in_16_bits_throughout() -> None:
     """Also where the cube is infinite."""
     nodes = [
