@@ -39,9 +39,7 @@ def replaced_nodes(attention: Attention, layout: Layout) -> list[ir.Node]:
 def choose_layout(attention: Attention, facts: Facts) -> Layout:
     """The cheapest combination; at the same cost, rank 3 before 4 and few KV heads before many."""
     dtype = facts.dtype(attention.y[0].value)
-    q, k, v = (
-        [p for p in places if facts.dtype(p.value) == dtype] for places in (attention.q, attention.k, attention.v)
-    )
+    q, k, v = (_of_type(dtype, places, facts) for places in (attention.q, attention.k, attention.v))
     best: tuple[int, Layout] | None = None
     for rank, kv_heads in itertools.product((3, 4), attention.kv_head_choices()):
         if rank == 3 and not (is_fixed(attention.heads, facts) and is_fixed(kv_heads, facts)):
@@ -60,6 +58,16 @@ def choose_layout(attention: Attention, facts: Facts) -> Layout:
     if best is None:
         raise Refusal(_why_no_layout(attention, q, k, v), attention.anchor)
     return best[1]
+
+
+# What holds every number of the type, so that a Cast changes nothing.
+_WIDER = {ir.DataType.FLOAT16: ir.DataType.FLOAT, ir.DataType.BFLOAT16: ir.DataType.FLOAT}
+
+
+def _of_type(dtype: ir.DataType, places: Sequence[Place], facts: Facts) -> list[Place]:
+    """The places of the op's type; if there are none, those that a Cast brings to it, as where a mask widens scores."""
+    same = [place for place in places if facts.dtype(place.value) == dtype]
+    return same or [place for place in places if _WIDER.get(facts.dtype(place.value)) == dtype]
 
 
 # What a node costs that stays because the op takes its result, in passes over the tensor times ten; all others 1. A

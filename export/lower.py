@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from flashonnx import contract
 from flashonnx.fusion.attention import Attention, count_of
-from flashonnx.fusion.axes import View, resolve
+from flashonnx.fusion.axes import Axis, View, resolve
 from flashonnx.fusion.emit import Emitter, layout_cost
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.layouts import Layout, cheapest, choose_layout
@@ -95,8 +95,8 @@ def _inputs(attention: Attention, meaning: Meaning, layout: Layout, emitter: Emi
     query = _query(attention, layout, emitter)
     inputs: dict[str, ir.Value | None] = {
         "Q": query,
-        "K": emitter.layout(layout.k, attention.k_axes(layout.rank, layout.kv_heads)),
-        "V": emitter.layout(layout.v, attention.v_axes(layout.rank, layout.kv_heads)),
+        "K": _taken(attention, layout.k, attention.k_axes(layout.rank, layout.kv_heads), emitter),
+        "V": _taken(attention, layout.v, attention.v_axes(layout.rank, layout.kv_heads), emitter),
         "attn_mask": emit_mask(attention, meaning, query, emitter),
     }
     if attention.cache is not None:
@@ -116,7 +116,7 @@ def _inputs(attention: Attention, meaning: Meaning, layout: Layout, emitter: Emi
 def _query(attention: Attention, layout: Layout, emitter: Emitter) -> ir.Value:
     """Q, its rows scaled where the scores were."""
     axes = attention.q_axes(layout.rank)
-    query = emitter.layout(layout.q, axes)
+    query = _taken(attention, layout.q, axes, emitter)
     if not attention.row_factors:
         return query
     batch, heads, rows, feature = attention.q_axes(4)
@@ -128,8 +128,13 @@ def _query(attention: Attention, layout: Layout, emitter: Emitter) -> ir.Value:
         if layout_cost(view, target) is None:
             raise Refusal("a factor varies along part of the batch or head axis only", value.producer())
         factor = emitter.layout(Place(value, view), target)
-        query = emitter.op("Mul", query, emitter.cast(factor, value, layout.q.value))
+        query = emitter.op("Mul", query, emitter.cast(factor, value, attention.y[0].value))
     return emitter.reshape(query, by_row, axes)
+
+
+def _taken(attention: Attention, place: Place, axes: tuple[Axis, ...], emitter: Emitter) -> ir.Value:
+    """The value at the place with these axes, in the op's type, which is the output's."""
+    return emitter.cast(emitter.layout(place, axes), place.value, attention.y[0].value)
 
 
 def _attributes(attention: Attention, meaning: Meaning, layout: Layout, facts: Facts) -> dict[str, Any]:

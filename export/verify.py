@@ -70,11 +70,16 @@ class Verifier:
             new = _run(self._model(new_cut, new_values, lowered.form), feeds, by_definition=False)
         except RuntimeError as error:
             raise Refusal(f"verification could not run: {error}") from error
+        tolerance = self._tolerance(lowered.layout) + 4 * meaning.rounding
         for old_arrays, new_arrays in zip(old, new, strict=True):
             for before, after in zip(old_arrays, new_arrays, strict=True):
-                tolerance = TOLERANCE.get(lowered.form.dtype, TOLERANCE[ir.DataType.FLOAT])
-                worst = max(worst, difference(before, after, tolerance + 4 * meaning.rounding))
+                worst = max(worst, difference(before, after, tolerance))
         return worst
+
+    def _tolerance(self, layout: Layout) -> float:
+        """By the shortest type that the old nodes compute in."""
+        dtypes = [self.facts.dtype(place.value) for place in (layout.q, layout.k, layout.v, layout.y)]
+        return max(TOLERANCE.get(dtype, TOLERANCE[ir.DataType.FLOAT]) for dtype in dtypes)
 
     def _cut(self, attention: Attention, lowered: Lowered, outputs: Sequence[ir.Value]) -> _Cut:
         """All between the sources and the outputs."""

@@ -272,3 +272,24 @@ def test_queries_and_keys_that_are_learned_are_attention():
     probabilities = graph.op("Softmax", graph.op("MatMul", q, graph.transpose(q, 0, 1, 3, 2)), axis=-1)
     graph.outputs.append(join_heads(graph, graph.op("MatMul", probabilities, q)))
     assert assert_fused(graph).op_types.count("FlashAttention") == 1
+
+
+@pytest.mark.parametrize("narrow", ["qk", "qkv", "k", "v"])
+def test_half_precision_that_a_mask_widens(narrow: str):
+    """The legacy exporter's float16: a mask in float32 makes all after it float32, Q·K alone is narrow."""
+    graph = Graph()
+    q, k, v = (
+        split_heads(graph, graph.input(name, np.float16 if name in narrow else np.float32, ("batch", "rows", WIDTH)))
+        for name in "qkv"
+    )
+    if "q" not in narrow or "k" not in narrow:
+        q, k = (graph.cast(each, np.float32) for each in (q, k))
+    product = graph.cast(graph.op("MatMul", q, graph.transpose(k, 0, 1, 3, 2)), np.float32)
+    scores = times(SIZE**-0.5)(graph, product)
+    mask = graph.input("mask", np.float32, ("batch", 1, 1, "rows"), is_padding=True, fill=-np.inf)
+    probabilities = graph.op("Softmax", graph.op("Add", scores, mask), axis=-1)
+    value = graph.cast(v, np.float32)
+    graph.outputs.append(join_heads(graph, graph.op("MatMul", probabilities, value)))
+    fused = assert_fused(graph, tolerance=1e-2 if narrow.startswith("qk") else 1e-4)
+    assert fused.node.domain == "flashonnx"
+    assert fused.op_types.count("MatMul") == 0
