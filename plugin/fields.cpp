@@ -67,6 +67,16 @@ Status read_indices(const PluginField& field, int32_t count, std::vector<int32_t
   return {};
 }
 
+Status read_flag(const PluginField& field, bool* flag) {
+  int64_t value = 0;
+  Status status = read_number(field, &value);
+  if (status.ok() && value != 0 && value != 1) {
+    return Status::error(named(field.name) + " is " + std::to_string(value) + "; allowed: 0, 1");
+  }
+  if (status.ok()) *flag = value == 1;
+  return status;
+}
+
 Status read_attribute(const PluginField& field, Attributes* attributes) {
   Status status;
   for_each_attribute(*attributes, [&](int index, auto& member) {
@@ -86,6 +96,7 @@ Status read_field(const PluginField& field, Parameters* parameters) {
   if (std::strcmp(field.name, contract::kPresentOutputs) == 0) {
     return read_indices(field, contract::kNumOutputs, &layout.outputs);
   }
+  if (std::strcmp(field.name, contract::kPackedQkv) == 0) return read_flag(field, &layout.packed_qkv);
   return read_attribute(field, &parameters->attributes);
 }
 
@@ -125,6 +136,7 @@ std::vector<PluginField> list_fields() {
   }
   fields.emplace_back(contract::kPresentInputs, nullptr, PluginFieldType::kINT32, 1);
   fields.emplace_back(contract::kPresentOutputs, nullptr, PluginFieldType::kINT32, 1);
+  fields.emplace_back(contract::kPackedQkv, nullptr, PluginFieldType::kINT32, 1);
   return fields;
 }
 
@@ -142,6 +154,8 @@ SerializedFields::SerializedFields(const Parameters& parameters) : layout_(param
   };
   add_indices(contract::kPresentInputs, layout_.inputs);
   add_indices(contract::kPresentOutputs, layout_.outputs);
+  if (layout_.packed_qkv)
+    fields_.emplace_back(contract::kPackedQkv, &ints_.emplace_back(1), PluginFieldType::kINT64, 1);
   collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
 }
 
@@ -159,6 +173,7 @@ std::string to_string(const Parameters& parameters) {
   if (!parameters.layout.inputs.empty()) {
     text += contract::kPresentInputs + ("=" + to_string(parameters.layout.inputs)) + " ";
   }
+  if (parameters.layout.packed_qkv) text += std::string(contract::kPackedQkv) + "=1 ";
   return text + contract::kPresentOutputs + "=" + to_string(parameters.layout.outputs);
 }
 

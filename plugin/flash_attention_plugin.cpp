@@ -35,7 +35,10 @@ void set_data(const Layout& layout, int32_t num_inputs, const void* const* input
     void* output = outputs != nullptr ? outputs[i] : nullptr;
     data.outputs[static_cast<size_t>(layout.outputs[i])] = or_placeholder(output);
   }
+  if (!layout.packed_qkv) return flashonnx::set_data(data, problem);
+  data.inputs[contract::Input::kK] = data.inputs[contract::Input::kV] = data.inputs[contract::Input::kQ];
   flashonnx::set_data(data, problem);
+  view_packed_qkv(problem);
 }
 
 // An engine may be built where no GPU is, and may run on another than it was built on. More multiprocessors than any

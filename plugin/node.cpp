@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 
 namespace flashonnx::trt {
 namespace {
+
+using contract::Input;
 
 struct TypePair {
   DType ours;
@@ -16,6 +19,8 @@ constexpr TypePair kTypes[] = {
     {DType::kBFloat16, nvinfer1::DataType::kBF16}, {DType::kInt64, nvinfer1::DataType::kINT64},
     {DType::kBool, nvinfer1::DataType::kBOOL},
 };
+
+std::string packed() { return std::string("attribute '") + contract::kPackedQkv + "'"; }
 
 // Ours, but none that an input of the contract may have.
 constexpr DType kUnsupported = static_cast<DType>(-1);
@@ -56,6 +61,41 @@ const contract::TensorRule* Layout::rule(int32_t position, int32_t num_inputs) c
   if (position < num_inputs) return &contract::kInputs[input(position)];
   const auto output = static_cast<size_t>(position - num_inputs);
   return output < outputs.size() ? &contract::kOutputs[outputs[output]] : nullptr;
+}
+
+Status unpack_qkv(Node* node) {
+  const auto& [q_num_heads, kv_num_heads] = std::tie(node->attributes.q_num_heads, node->attributes.kv_num_heads);
+  auto& inputs = node->inputs;
+  if (!inputs[Input::kQ] || inputs[Input::kK] || inputs[Input::kV] || !q_num_heads || !kv_num_heads) {
+    return Status::error(packed() + " goes with input 'Q', without 'K' and 'V', and with both numbers of heads");
+  }
+  const TensorDesc given = *inputs[Input::kQ];
+  inputs[Input::kK] = inputs[Input::kV] = given;
+  if (!given.has_shape) return {};
+  const int64_t heads = *q_num_heads + 2 * *kv_num_heads;
+  const int64_t columns = given.dims.size() == 3 ? given.dims[2] : kUnknownSize;
+  if (*q_num_heads < 1 || *kv_num_heads < 1 || columns < 1 || columns % heads != 0) {
+    return Status::error(packed() + ": input 'Q' has shape " + to_string(given.dims) +
+                         "; allowed: 3D, its last dimension a multiple of q_num_heads + 2*kv_num_heads, " +
+                         std::to_string(heads) + ", that is known when the engine is built");
+  }
+  inputs[Input::kQ]->dims[2] = columns / heads * *q_num_heads;
+  inputs[Input::kK]->dims[2] = inputs[Input::kV]->dims[2] = columns / heads * *kv_num_heads;
+  return {};
+}
+
+void view_packed_qkv(Problem* problem) {
+  const int64_t q_columns = problem->q_num_heads * problem->head_size;
+  const int64_t kv_columns = problem->kv_num_heads * problem->head_size;
+  const int64_t row_stride = q_columns + 2 * kv_columns;
+  const auto* data = static_cast<const char*>(problem->q.data);
+  const auto view = [&](int64_t first_column) {
+    const void* first = data + first_column * size_of(problem->dtype);
+    return flashonnx::Input{first, problem->q_sequence_length * row_stride, problem->head_size, row_stride};
+  };
+  problem->q = view(0);
+  problem->k = view(q_columns);
+  problem->v = view(q_columns + kv_columns);
 }
 
 bool is_allowed(const contract::TensorRule& rule, DType type, DType t) {

@@ -15,9 +15,11 @@ Shape to_shape(const nvinfer1::Dims& dims);  // unknown dimensions are -1 on bot
 
 // Which of the contract's tensors a layer has. TensorRT knows no absent input or output: what a node leaves out is
 // left out of the layer too, and those that remain are told by the attributes present_inputs and present_outputs.
+// With packed_qkv, Q's tensor holds K and V too.
 struct Layout {
   std::vector<int32_t> inputs;  // contract's indices, ascending; empty: the first ones, as many as the layer has
   std::vector<int32_t> outputs{contract::Output::kY};
+  bool packed_qkv = false;
 
   // The contract's index of the layer's input `position`.
   int32_t input(int32_t position) const { return inputs.empty() ? position : inputs[static_cast<size_t>(position)]; }
@@ -29,6 +31,12 @@ struct Layout {
   const contract::TensorRule* rule(int32_t position, int32_t num_inputs) const;
 };
 
+// Q, K and V of a node whose Q, (batch, rows, q_num_heads + 2 * kv_num_heads times head_size), holds all three.
+Status unpack_qkv(Node* node);
+
+// Likewise of a problem whose Q has data: views into it, in place of contiguous tensors.
+void view_packed_qkv(Problem* problem);
+
 // The node that a layer is. `describe(position)` is the TensorDesc of the layer's input `position`.
 template <typename Describe>
 Status make_node(const Layout& layout, const Attributes& attributes, int32_t num_inputs, Describe&& describe,
@@ -38,7 +46,7 @@ Status make_node(const Layout& layout, const Attributes& attributes, int32_t num
   node->attributes = attributes;
   for (int32_t i = 0; i < num_inputs; ++i) node->inputs[static_cast<size_t>(layout.input(i))] = describe(i);
   for (const int32_t output : layout.outputs) node->outputs[static_cast<size_t>(output)] = true;
-  return {};
+  return layout.packed_qkv ? unpack_qkv(node) : Status();
 }
 
 // Whether a tensor of `rule` may have `type` where Q has `t`.

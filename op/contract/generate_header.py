@@ -80,6 +80,7 @@ constexpr int kSinceVersion = {contract["since_version"]};
 constexpr int64_t kMaxSize = {contract["max_size"]};
 constexpr char kPresentInputs[] = "{contract["layer_attributes"]["inputs"]}";
 constexpr char kPresentOutputs[] = "{contract["layer_attributes"]["outputs"]}";
+constexpr char kPackedQkv[] = "{contract["layer_attributes"]["packed"]}";
 """
 
     @staticmethod

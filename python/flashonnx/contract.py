@@ -54,9 +54,10 @@ OP_TYPE: str = _DATA["op_type"]
 SINCE_VERSION: int = _DATA["since_version"]
 DOC: str = _DATA["doc"]
 
-# Attributes that list a node's tensors by index, where a runtime knows no absent ones.
+# Attributes for TensorRT: which tensors a node has, by index, and that Q, K and V are one.
 PRESENT_INPUTS: str = _DATA["layer_attributes"]["inputs"]
 PRESENT_OUTPUTS: str = _DATA["layer_attributes"]["outputs"]
+PACKED_QKV: str = _DATA["layer_attributes"]["packed"]
 
 # ONNX's type names by type variable; "T" within another variable stands for the type of T.
 TYPES: dict[str, list[str]] = _DATA["types"]

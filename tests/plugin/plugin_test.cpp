@@ -69,7 +69,7 @@ struct ParserFields {
 TEST(Creator, ListsTheContractsAttributes) {
   FlashAttentionCreator creator;
   const nvinfer1::PluginFieldCollection* fields = creator.getFieldNames();
-  ASSERT_EQ(fields->nbFields, contract::kNumAttributes + 2);
+  ASSERT_EQ(fields->nbFields, contract::kNumAttributes + 3);
   for (int i = 0; i < contract::kNumAttributes; ++i) {
     EXPECT_STREQ(fields->fields[i].name, contract::kAttributes[i].name);
   }
@@ -185,6 +185,100 @@ TEST(Plugin, ShapesThatDoNotFitAreRefusedWithOurMessage) {
                                      tensor(DataType::kHALF, {1, 3, 3, 8}).desc};
   EXPECT_NE(plugin->onShapeChange(inputs, 3, nullptr, 1), 0);
   EXPECT_EQ(logger.last, "FlashAttention 'layer': q_num_heads is 4; allowed: a multiple of kv_num_heads (3)");
+}
+
+// Q, K and V in one tensor, and a mask.
+struct PackedFields {
+  int32_t packed = 1;
+  int32_t q_num_heads = 4;
+  int32_t kv_num_heads = 2;
+  std::array<int32_t, 2> inputs{contract::Input::kQ, contract::Input::kAttnMask};
+
+  std::vector<PluginField> list() const {
+    return {{contract::kPackedQkv, &packed, PluginFieldType::kINT32, 1},
+            {"q_num_heads", &q_num_heads, PluginFieldType::kINT32, 1},
+            {"kv_num_heads", &kv_num_heads, PluginFieldType::kINT32, 1},
+            {contract::kPresentInputs, inputs.data(), PluginFieldType::kINT32, 2}};
+  }
+};
+
+TEST(Plugin, TakesQAndKAndVInOneTensor) {
+  const auto built = create(PackedFields().list());
+  ASSERT_NE(built, nullptr);
+  const nvinfer1::PluginFieldCollection* stored = built->getFieldsToSerialize();
+  const auto plugin = create({stored->fields, stored->fields + stored->nbFields}, TensorRTPhase::kRUNTIME);
+  ASSERT_NE(plugin, nullptr);
+  EXPECT_STREQ(plugin->getMetadataString(), built->getMetadataString());
+  const std::vector<DynamicPluginTensorDesc> in = {tensor(DataType::kHALF, {3, 10, 8 * 16}),
+                                                   tensor(DataType::kBOOL, {3, 1, 1, 10})};
+  EXPECT_TRUE(plugin->supportsFormatCombination(0, in.data(), 2, 1));
+  EXPECT_TRUE(plugin->supportsFormatCombination(1, in.data(), 2, 1));
+  EXPECT_EQ(plugin->configurePlugin(in.data(), 2, nullptr, 1), 0);
+  const PluginTensorDesc shapes[] = {in[0].desc, in[1].desc};
+  EXPECT_EQ(plugin->onShapeChange(shapes, 2, nullptr, 1), 0);
+}
+
+TEST(Plugin, ViewsOfOneTensorShowItsParts) {
+  constexpr int64_t kBatches = 2, kRows = 3, kHeadSize = 8;
+  PackedFields fields;
+  Node node;
+  node.attributes.q_num_heads = fields.q_num_heads;
+  node.attributes.kv_num_heads = fields.kv_num_heads;
+  const int64_t columns = (fields.q_num_heads + 2 * fields.kv_num_heads) * kHeadSize;
+  node.inputs[contract::Input::kQ] = TensorDesc{DType::kFloat, {kBatches, kRows, columns}, true};
+  node.outputs[contract::Output::kY] = true;
+  ASSERT_TRUE(unpack_qkv(&node).ok());
+  Problem problem;
+  ASSERT_TRUE(make_problem(node, &problem).ok());
+  EXPECT_EQ(problem.head_size, kHeadSize);
+  std::vector<float> packed(static_cast<size_t>(kBatches * kRows * columns));
+  for (size_t i = 0; i < packed.size(); ++i) packed[i] = static_cast<float>(i);
+  problem.q.data = packed.data();
+  view_packed_qkv(&problem);
+  const std::pair<const flashonnx::Input*, int64_t> parts[] = {
+      {&problem.q, 0},
+      {&problem.k, problem.q_num_heads},
+      {&problem.v, problem.q_num_heads + problem.kv_num_heads},
+  };
+  for (const auto& [view, first_head] : parts) {
+    const int64_t heads = view == &problem.q ? problem.q_num_heads : problem.kv_num_heads;
+    for (int64_t batch = 0; batch < kBatches; ++batch) {
+      for (int64_t row = 0; row < kRows; ++row) {
+        for (int64_t head = 0; head < heads; ++head) {
+          const auto* seen = static_cast<const float*>(view->data) + batch * view->batch_stride +
+                             row * view->row_stride + head * view->head_stride;
+          EXPECT_EQ(seen,
+                    &packed[static_cast<size_t>((batch * kRows + row) * columns + (first_head + head) * kHeadSize)]);
+        }
+      }
+    }
+  }
+}
+
+TEST(Plugin, PackedTensorsOfOtherShapesAreRefusedWithOurMessage) {
+  Logger logger;
+  const PackedFields fields;
+  const auto plugin = create(fields.list());
+  const std::string prefix = "FlashAttention 'layer': attribute 'packed_qkv'";
+  const std::string allowed =
+      "; allowed: 3D, its last dimension a multiple of q_num_heads + 2*kv_num_heads, 8, "
+      "that is known when the engine is built";
+  const PluginTensorDesc mask = tensor(DataType::kBOOL, {3, 1, 1, 10}).desc;
+  const std::pair<Shape, const char*> cases[] = {{{3, 10, 100}, "(3, 10, 100)"}, {{3, 8, 10, 16}, "(3, 8, 10, 16)"}};
+  for (const auto& [shape, told] : cases) {
+    const PluginTensorDesc inputs[] = {tensor(DataType::kHALF, shape).desc, mask};
+    EXPECT_NE(plugin->onShapeChange(inputs, 2, nullptr, 1), 0);
+    EXPECT_EQ(logger.last, prefix + ": input 'Q' has shape " + told + allowed);
+  }
+  const PluginTensorDesc three[] = {tensor(DataType::kHALF, {3, 10, 128}).desc,
+                                    tensor(DataType::kHALF, {3, 10, 128}).desc,
+                                    tensor(DataType::kHALF, {3, 10, 128}).desc};
+  const auto unpacked = create({fields.list().front()});
+  EXPECT_NE(unpacked->onShapeChange(three, 3, nullptr, 1), 0);
+  EXPECT_EQ(logger.last, prefix + " goes with input 'Q', without 'K' and 'V', and with both numbers of heads");
+  const int32_t two = 2;
+  EXPECT_EQ(create({{contract::kPackedQkv, &two, PluginFieldType::kINT32, 1}}), nullptr);
+  EXPECT_EQ(logger.last, prefix + " is 2; allowed: 0, 1");
 }
 
 TEST(Plugin, RunningBeforeShapesAreToldIsAnError) {

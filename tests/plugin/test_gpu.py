@@ -99,6 +99,20 @@ def test_one_node_is_what_the_definition_says(tmp_path: Path, case: str, dtype: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("length", [1, 200])
+def test_one_tensor_for_q_k_and_v_is_as_good_as_three(tmp_path: Path, length: int, dtype: str) -> None:
+    sizes = {"Q": 4 * 64, "K": 2 * 64, "V": 2 * 64}
+    heads = {"q_num_heads": 4, "kv_num_heads": 2, "is_causal": 1}
+    three = {name: (dtype, [2, length, size]) for name, size in sizes.items()}
+    arrays = random_arrays(three)
+    expected = Engine(built(tmp_path, one_node_model(three, attributes=heads))).run(arrays)["Y"]
+    one = one_node_model({"Q": (dtype, [2, length, 8 * 64])}, attributes={**heads, "packed_qkv": 1})
+    packed = np.concatenate([arrays[name] for name in "QKV"], axis=2)
+    actual = Engine(built(tmp_path, one, "packed")).run({"Q": packed})["Y"]
+    assert actual.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 def test_error_is_that_of_pytorch(tmp_path: Path, causal: bool, dtype: str) -> None:
     inputs = qkv(dtype, keys=SHAPE["length"], kv_heads=SHAPE["heads"])

@@ -119,6 +119,7 @@ def test_a_node_with_a_gap_is_refused_unless_it_is_closed(trt: Any, messages: Me
         ),
         ("present_outputs", [5], "attribute 'present_outputs' has 5 at index 0; allowed: ascending ints from 0 to 4"),
         ("present_outputs", 1.5, "attribute 'present_outputs' is of another type"),
+        ("packed_qkv", 1, "attribute 'packed_qkv' goes with input 'Q', without 'K' and 'V', and with both numbers"),
         ("is_causal", 1.0, "attribute 'is_causal' is of another type; allowed: an int"),
         ("scale", 1, "attribute 'scale' is of another type; allowed: a float"),
     ],
@@ -126,6 +127,14 @@ def test_a_node_with_a_gap_is_refused_unless_it_is_closed(trt: Any, messages: Me
 def test_layer_attributes_are_checked(trt: Any, messages: Messages, attribute: str, values: Any, message: str) -> None:
     assert Parsed(trt, one_node_model(HALF, attributes={attribute: values})).network is None
     assert message in messages.explain("")
+
+
+def test_one_tensor_for_q_k_and_v(trt: Any, messages: Messages) -> None:
+    inputs = {"Q": ("float16", ["batch", "length", 8 * 16]), "attn_mask": ("bool", ["batch", 1, 1, "length"])}
+    attributes = {"q_num_heads": 4, "kv_num_heads": 2, contract.PACKED_QKV: 1}
+    parsed = Parsed(trt, one_node_model(inputs, attributes=attributes))
+    assert parsed.network is not None, messages.explain("")
+    assert parsed.output_shapes() == [[-1, -1, 4 * 16]]
 
 
 @pytest.mark.parametrize("target", ["SM89", "SM120"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import flashonnx
 from flashonnx.engine.builder import Builder, BuilderOptions, Progress
 from flashonnx.engine.description import Description, describe_gpu
+from flashonnx.engine.packing import pack_qkv
 from flashonnx.engine.precision import convert, least_precision
 from flashonnx.engine.prepare import close_gaps, is_fused, strip_functions
 from flashonnx.engine.profile import Range, Shapes, make_profile
@@ -128,6 +129,7 @@ def _prepare(model: str | Path, precision: str | None, say: Log) -> tuple[ir.Mod
     if precision is not None:
         say(f"converting to {precision}")
         convert(prepared, precision)
+    notes += pack_qkv(prepared)
     notes += close_gaps(prepared)
     return prepared, notes
 

@@ -195,7 +195,7 @@ def _is_cast_to_integer(node: ir.Node) -> bool:
 
 
 def _neighbours(node: ir.Node) -> set[ir.Node | None]:
-    """The nodes that make its float inputs and those that read its outputs; None for the graph, but not for constants."""
+    """The nodes that make its float inputs, constants aside, and those that read its outputs; None for the graph."""
     floats = [value for value in node.inputs if value is not None and value.dtype == ir.DataType.FLOAT]
     makers = {value.producer() for value in floats if value.const_value is None}
     readers = {use.node for value in node.outputs for use in value.uses()}
