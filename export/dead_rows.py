@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from flashonnx.fusion.band import UNBOUNDED, Band
@@ -41,7 +42,8 @@ def with_dead_rows(terms: list[Term], around: Surroundings) -> Meaning:
         return joined(terms, around.own, mean_rows=True)
     numbers = _as_numbers(terms, around.dtype)
     if numbers is not None:
-        return joined(numbers, around.own)
+        widened = around.dtype == ir.DataType.FLOAT16 and _is_lost_beside_numbers(numbers)
+        return joined(numbers, around.own, widened=widened)
     if are_mean and not any(term.varies_by_head for term in terms if not term.is_added):
         masks = [term.kept_whole() if term.band.bounded else term for term in terms]
         return joined(masks, around.own, mean_rows=True)
@@ -111,6 +113,12 @@ def _as_numbers(terms: list[Term], dtype: ir.DataType) -> list[Term] | None:
         if not is_lost and (term.is_added or (term.finite and not term.replaces)):
             return None  # it tells apart what the file puts in place of scores
     return _lowered_fills(kept)
+
+
+def _is_lost_beside_numbers(terms: list[Term]) -> bool:
+    """Whether one attn_mask of half precision would round a bias away where a number such as -65504 is added to it."""
+    excludes = any(term.is_masking and not term.is_bias and np.isfinite(term.fill) for term in terms)
+    return excludes and any(term.is_bias for term in terms)
 
 
 def _lowered_fills(terms: list[Term]) -> list[Term] | None:

@@ -58,9 +58,8 @@ class Emitter:
             self._made[key] = self.node(op_type, inputs, attributes).outputs[0]
         return self._made[key]
 
-    def cast(self, value: ir.Value, like: ir.Value, wanted: ir.Value) -> ir.Value:
-        """The value, which has the type of `like`, in the type of `wanted`; both are values of the original graph."""
-        dtype = self.facts.dtype(wanted)
+    def cast(self, value: ir.Value, like: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """The value, which has the type of `like`, a value of the original graph, in that type."""
         return value if self.facts.dtype(like) == dtype else self.op("Cast", value, to=int(dtype))
 
     def dim(self, value: ir.Value, axis: int) -> ir.Value:

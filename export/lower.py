@@ -18,7 +18,7 @@ from flashonnx.fusion.axes import Axis, View, resolve
 from flashonnx.fusion.emit import Emitter, layout_cost
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.layouts import Layout, cheapest, choose_layout
-from flashonnx.fusion.mask_input import emit_allowed, emit_mask
+from flashonnx.fusion.mask_input import emit_allowed, emit_mask, op_dtype
 from flashonnx.fusion.mask_terms import Meaning
 from flashonnx.fusion.mean_rows import with_mean_rows
 from flashonnx.fusion.operand import Place, walk_operand
@@ -38,6 +38,8 @@ class Lowered:
 def lower(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
     """Adds the fused op beside what it will replace. Raises Refusal if it cannot be spelled."""
     layout = choose_layout(attention, emitter.facts)
+    if meaning.widened and attention.cache is not None:
+        raise Refusal("the masks need float32, which the cache is not", attention.anchor)
     emitter.start(attention.y[0].value.producer() or attention.anchor)
     inputs = _inputs(attention, meaning, layout, emitter)
     attributes = _attributes(attention, meaning, layout, emitter.facts)
@@ -52,6 +54,8 @@ def lower(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
         assert query is not None
         allowed = emit_allowed(attention, meaning, query, emitter)
         result = with_mean_rows(node, allowed, layout, attention, meaning.band, emitter)
+    if meaning.widened:
+        result = emitter.op("Cast", result, to=int(emitter.facts.dtype(attention.y[0].value)))
     axes = attention.y_axes(layout.rank)
     value = emitter.layout(Place(result, View(axes, emitter.facts.count)), layout.y.view.axes)
     replaced = [(layout.y.value, value)]
@@ -78,7 +82,7 @@ def _packed(node: ir.Node, emitter: Emitter) -> ir.Value:
 
 def _form(node: ir.Node, attention: Attention, meaning: Meaning, layout: Layout, facts: Facts) -> Form:
     return Form(
-        dtype=facts.dtype(attention.y[0].value),
+        dtype=op_dtype(attention, meaning, facts),
         rank=layout.rank,
         heads=count_of(attention.heads, facts),
         kv_heads=count_of(layout.kv_heads, facts),
@@ -92,11 +96,12 @@ def _form(node: ir.Node, attention: Attention, meaning: Meaning, layout: Layout,
 
 
 def _inputs(attention: Attention, meaning: Meaning, layout: Layout, emitter: Emitter) -> list[ir.Value | None]:
-    query = _query(attention, layout, emitter)
+    dtype = op_dtype(attention, meaning, emitter.facts)
+    query = _query(attention, layout, dtype, emitter)
     inputs: dict[str, ir.Value | None] = {
         "Q": query,
-        "K": _taken(attention, layout.k, attention.k_axes(layout.rank, layout.kv_heads), emitter),
-        "V": _taken(attention, layout.v, attention.v_axes(layout.rank, layout.kv_heads), emitter),
+        "K": _taken(layout.k, attention.k_axes(layout.rank, layout.kv_heads), dtype, emitter),
+        "V": _taken(layout.v, attention.v_axes(layout.rank, layout.kv_heads), dtype, emitter),
         "attn_mask": emit_mask(attention, meaning, query, emitter),
     }
     if attention.cache is not None:
@@ -113,10 +118,10 @@ def _inputs(attention: Attention, meaning: Meaning, layout: Layout, emitter: Emi
     return [inputs.get(tensor.name) for tensor in contract.INPUTS[: last + 1]]
 
 
-def _query(attention: Attention, layout: Layout, emitter: Emitter) -> ir.Value:
+def _query(attention: Attention, layout: Layout, dtype: ir.DataType, emitter: Emitter) -> ir.Value:
     """Q, its rows scaled where the scores were."""
     axes = attention.q_axes(layout.rank)
-    query = _taken(attention, layout.q, axes, emitter)
+    query = _taken(layout.q, axes, dtype, emitter)
     if not attention.row_factors:
         return query
     batch, heads, rows, feature = attention.q_axes(4)
@@ -128,13 +133,13 @@ def _query(attention: Attention, layout: Layout, emitter: Emitter) -> ir.Value:
         if layout_cost(view, target) is None:
             raise Refusal("a factor varies along part of the batch or head axis only", value.producer())
         factor = emitter.layout(Place(value, view), target)
-        query = emitter.op("Mul", query, emitter.cast(factor, value, attention.y[0].value))
+        query = emitter.op("Mul", query, emitter.cast(factor, value, dtype))
     return emitter.reshape(query, by_row, axes)
 
 
-def _taken(attention: Attention, place: Place, axes: tuple[Axis, ...], emitter: Emitter) -> ir.Value:
-    """The value at the place with these axes, in the op's type, which is the output's."""
-    return emitter.cast(emitter.layout(place, axes), place.value, attention.y[0].value)
+def _taken(place: Place, axes: tuple[Axis, ...], dtype: ir.DataType, emitter: Emitter) -> ir.Value:
+    """The value at the place, with these axes and in the op's type."""
+    return emitter.cast(emitter.layout(place, axes), place.value, dtype)
 
 
 def _attributes(attention: Attention, meaning: Meaning, layout: Layout, facts: Facts) -> dict[str, Any]:

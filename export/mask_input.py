@@ -7,16 +7,22 @@ import onnx_ir as ir
 from flashonnx.fusion.attention import Attention
 from flashonnx.fusion.axes import Axis, size_of
 from flashonnx.fusion.emit import Emitter, layout_cost
-from flashonnx.fusion.facts import Refusal
+from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.mask_terms import Meaning, Padding, Term
 from flashonnx.fusion.operand import walk_operand
+
+
+def op_dtype(attention: Attention, meaning: Meaning, facts: Facts) -> ir.DataType:
+    """The op's type T: the output's, unless that cannot say what the masks mean."""
+    return ir.DataType.FLOAT if meaning.widened else facts.dtype(attention.y[0].value)
 
 
 def emit_mask(attention: Attention, meaning: Meaning, query: ir.Value, emitter: Emitter) -> ir.Value | None:
     """One attn_mask of all terms: bool where they only exclude, in Q's type where something is added."""
     if meaning.is_bool:
         return emit_allowed(attention, meaning, query, emitter)
-    return _added([term for term in meaning.terms if term.is_masking], attention, query, emitter)
+    terms = [term for term in meaning.terms if term.is_masking]
+    return _added(terms, op_dtype(attention, meaning, emitter.facts), attention, query, emitter)
 
 
 def emit_allowed(attention: Attention, meaning: Meaning, query: ir.Value, emitter: Emitter) -> ir.Value | None:
@@ -29,9 +35,10 @@ def emit_allowed(attention: Attention, meaning: Meaning, query: ir.Value, emitte
     return allowed
 
 
-def _added(terms: list[Term], attention: Attention, query: ir.Value, emitter: Emitter) -> ir.Value | None:
+def _added(
+    terms: list[Term], dtype: ir.DataType, attention: Attention, query: ir.Value, emitter: Emitter
+) -> ir.Value | None:
     """What the terms make of scores of 0, one after the other as in the file, the innermost first."""
-    dtype = emitter.facts.dtype(attention.y[0].value)
     mask = None
     for term in reversed(terms):
         if term.is_added:

@@ -67,13 +67,14 @@ class Meaning:
     """All masks of one attention together, the one nearest to the softmax first.
 
     mean_rows: in the file a row without any allowed key is the mean of V over all keys; the op would make it 0.
-    alibi_slopes: one for each head, or none at all; see alibi.py.
+    alibi_slopes: one for each head, or none at all; see alibi.py. widened: half precision cannot say it, float32 can.
     """
 
     terms: tuple[Term, ...] = ()
     band: Band = UNBOUNDED
     mean_rows: bool = False
     alibi_slopes: tuple[float, ...] = ()
+    widened: bool = False
 
     @property
     def is_bool(self) -> bool:
@@ -96,10 +97,10 @@ class Meaning:
         return " + ".join(words) or "none"
 
 
-def joined(terms: list[Term], own: Band, *, mean_rows: bool = False) -> Meaning:
+def joined(terms: list[Term], own: Band, *, mean_rows: bool = False, widened: bool = False) -> Meaning:
     """Bands become the op's attributes, as far as they count from the same end. own: the node's own band.
 
-    mean_rows: see Meaning; the op may make 0 of such rows then, so that all terms may exclude keys outright.
+    mean_rows, widened: see Meaning. The op may make 0 of mean_rows, so that all terms may exclude keys outright.
     """
     band = own
     kept = [replace(term, fill=-np.inf) if mean_rows and term.finite else term for term in terms]
@@ -109,4 +110,4 @@ def joined(terms: list[Term], own: Band, *, mean_rows: bool = False) -> Meaning:
             kept[position] = term.kept_whole()
         else:
             band = both
-    return Meaning(tuple(kept), band, mean_rows)
+    return Meaning(tuple(kept), band, mean_rows, widened=widened)

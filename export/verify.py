@@ -64,10 +64,11 @@ class Verifier:
         # ONNX Runtime's own Attention is not what the standard says; see run.as_the_standard_says. Its
         # GroupQueryAttention leaves rows past an entry's length open. Ours would run by the function of the new form.
         by_definition = any(node.op_type in _BY_DEFINITION for node in old_cut.nodes)
+        dtype = self.facts.dtype(lowered.layout.y.value)
         worst = 0.0
         try:
-            old = _run(self._model(old_cut, old_values, lowered.form, with_function=False), feeds, by_definition)
-            new = _run(self._model(new_cut, new_values, lowered.form), feeds, by_definition=False)
+            old = _run(self._model(old_cut, old_values, dtype, None), feeds, by_definition)
+            new = _run(self._model(new_cut, new_values, dtype, lowered.form), feeds, by_definition=False)
         except RuntimeError as error:
             raise Refusal(f"verification could not run: {error}") from error
         tolerance = self._tolerance(lowered.layout) + 4 * meaning.rounding
@@ -113,21 +114,20 @@ class Verifier:
             return False
         return node.op_type in ("Shape", "Size") or (node not in inside and self.fed[0].data(value) is None)
 
-    def _model(
-        self, cut: _Cut, outputs: Sequence[ir.Value], form: Form, *, with_function: bool = True
-    ) -> onnx.ModelProto:
+    def _model(self, cut: _Cut, outputs: Sequence[ir.Value], dtype: ir.DataType, form: Form | None) -> onnx.ModelProto:
+        """The cut as a model; form: of the op, whose function it then has."""
         graph = onnx.GraphProto(name="site")
         graph.node.extend(ir.serde.serialize_node(node) for node in self.graph if node in cut.nodes)
         for value in cut.inputs:
             graph.input.append(onnx.helper.make_tensor_value_info(str(value.name), int(self.facts.dtype(value)), None))
         graph.initializer.extend(ir.serde.serialize_tensor(_named(value)) for value in cut.weights)
         for value in outputs:
-            graph.output.append(onnx.helper.make_tensor_value_info(str(value.name), int(form.dtype), None))
+            graph.output.append(onnx.helper.make_tensor_value_info(str(value.name), int(dtype), None))
         opsets = dict(self.graph.opset_imports)
         imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
         if contract.DOMAIN not in opsets:
             imports.append(onnx.helper.make_opsetid(contract.DOMAIN, contract.SINCE_VERSION))
-        functions = [ir.serde.serialize_function(portable_function(form, "", opsets))] if with_function else []
+        functions = [ir.serde.serialize_function(portable_function(form, "", opsets))] if form is not None else []
         return onnx.helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=self.ir_version)
 
     def _feeds(self, excluding: set[ir.Value], *cuts: _Cut) -> Iterator[dict[str, np.ndarray]]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import flashonnx
 from flashonnx.fusion import fuse
 from flashonnx.fusion.report import Site
 from flashonnx.fusion.run import run_model
@@ -205,6 +206,26 @@ def test_a_bias_and_the_lowest_number_of_half_precision(order: str, rows_first: 
     graph.outputs.append(graph.reshape(graph.transpose(y, 0, 2, 1, 3), 0, 0, 8) if rows_first else y)
     site = check(graph, (6, 6), (70, 70), dtype=np.float16)
     assert site.fused == (order != "mask, bias")
+
+
+def test_a_bias_that_half_precision_would_round_away_beside_the_mask() -> None:
+    """Bloom in float16: one mask of both says -65504 and nothing of the bias, so the op runs in float32."""
+    graph = Graph()
+    q, k, v = (graph.input(name, np.float16, ("batch", 2, "rows", 4)) for name in "qkv")
+    scores = graph.op("MatMul", q, graph.transpose(k, 0, 1, 3, 2))
+    table = graph.constant(np.random.default_rng(0).standard_normal((4, 1)), np.float16)
+    biased = graph.op("Add", scores, graph.transpose(graph.op("MatMul", k, table), 0, 1, 3, 2))
+    zero, lowest = (graph.constant(number, np.float16) for number in (0.0, np.finfo(np.float16).min))
+    mask = graph.op("Where", graph.op("And", causal(graph, scores), row_padding(graph, scores)), zero, lowest)
+    probabilities = graph.op("Softmax", graph.op("Add", biased, mask), axis=-1)
+    graph.outputs.append(graph.op("MatMul", probabilities, v))
+    model = graph.model(output_dtype=np.float16)
+    result = fuse(model)
+    assert result.report.fused == 1, result.report
+    feeds = [graph.feeds({"batch": 2, "rows": rows}, padding, seed=rows) for rows in (6, 30) for padding in PADDINGS]
+    session = flashonnx.session(result.model.SerializeToString(), ["CPUExecutionProvider"])
+    for feed, (expected,) in zip(feeds, run_model(model, feeds), strict=True):
+        np.testing.assert_allclose(session.run(None, feed)[0], expected, rtol=2e-2, atol=2e-2)
 
 
 MASKS = {"causal": causal, "window": wide_window, "column": stored_column, "padding": padding}
