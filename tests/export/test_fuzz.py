@@ -11,9 +11,10 @@ from hypothesis import event, given, note, settings
 
 import flashonnx
 from flashonnx.fusion import fuse
-from flashonnx.fusion.run import run_model
+from flashonnx.fusion.run import as_the_standard_says, run_model, run_reference
 from tests.export.attention_grammar import HOPELESS_NEAR_MISSES, Case, attentions
 from tests.export.graphs import PADDINGS
+from tests.export.native_grammar import NativeCase, native_attentions
 
 # How many graphs; more than the CI has time for by FLASHONNX_FUZZ_EXAMPLES, which also draws others each time.
 EXAMPLES = os.environ.get("FLASHONNX_FUZZ_EXAMPLES")
@@ -84,3 +85,23 @@ def test_fused_is_what_it_was(case: Case) -> None:
     tolerance = max(TOLERANCE[case.dtype.name], case.rounding)
     assert_same(before, list(run_model(fused, feeds)), tolerance)
     assert_same(before, run_with_library(fused, feeds), tolerance)
+
+
+@settings(max_examples=int(EXAMPLES or 40), derandomize=EXAMPLES is None)
+@given(case=native_attentions())
+def test_native_nodes_are_what_they_were(case: NativeCase) -> None:
+    note(", ".join(case.spelling))
+    model = case.model
+    result = fuse(model, verify=False)
+    (site,) = result.report.sites
+    event(f"{case.spelling[0]}: {'fused' if site.fused else 'left alone'}")
+    assert site.fused, site.reason
+    feeds = [
+        case.graph.feeds(case.sizes[index % len(case.sizes)], padding, seed=index)
+        for index, padding in enumerate(PADDINGS)
+    ]
+    run = run_reference if case.by_definition else run_model
+    before = list(run(as_the_standard_says(model), feeds))
+    tolerance = 5e-3 if case.is_rounded else TOLERANCE["float32"]
+    assert_same(before, list(run_model(result.model, feeds)), tolerance)
+    assert_same(before, run_with_library(result.model, feeds), tolerance)
