@@ -14,11 +14,11 @@ from pathlib import Path
 from files import Model, Shape, make_original
 
 from flashonnx.engine import build_engine
-from flashonnx.engine.builder import Builder, BuilderOptions
+from flashonnx.engine.peer import build_peer
 from flashonnx.engine.precision import convert
 from flashonnx.engine.profile import Range
-from flashonnx.engine.tensorrt import import_tensorrt, listening
-from flashonnx.files import replacing, write_text
+from flashonnx.engine.tensorrt import import_tensorrt
+from flashonnx.files import write_text
 from flashonnx.fusion import fuse, model_io
 
 FUSED = "flashonnx plugin"
@@ -77,19 +77,10 @@ class EngineFiles:
     def _build(self, name: str, path: Path, shapes: Shapes) -> None:
         if name == FUSED:
             build_engine(self.fused_half, path, min_shapes=shapes, opt_shapes=shapes, max_shapes=shapes, check=False)
-        elif name == STRONG:
-            build_plain(self.half, path, shapes)
-        else:
-            build_plain(self.original, path, shapes, strongly_typed=False)
-
-
-def build_plain(source: Path, path: Path, shapes: Shapes, *, strongly_typed: bool = True) -> None:
-    """As `trtexec` builds it: TF32 allowed, nothing fused by us."""
-    trt = import_tensorrt()
-    options = BuilderOptions(strongly_typed=strongly_typed, tf32=True)
-    profile = {name: Range(shape, shape, shape) for name, shape in shapes.items()}
-    with listening(trt) as messages, replacing(path) as temporary:
-        temporary.write_bytes(Builder(trt, messages, options).build(source, profile))
+            return
+        profile = {input_: Range(dims, dims, dims) for input_, dims in shapes.items()}
+        is_strong = name == STRONG
+        build_peer(self.half if is_strong else self.original, path, profile, strongly_typed=is_strong)
 
 
 def tensorrt_version() -> str:

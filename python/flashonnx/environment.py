@@ -15,6 +15,7 @@ _PACKAGES = (
     "onnxscript",
     "onnxruntime",
     "onnxruntime-gpu",
+    "tensorrt",
     "torch",
     "transformers",
 )

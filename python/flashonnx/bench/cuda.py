@@ -102,13 +102,13 @@ def _measure(function: Callable[[], object], flush: torch.Tensor) -> float:
     return milliseconds[_LAUNCHES // 2] / 1e3
 
 
-def new_session(model: str | os.PathLike[str] | bytes) -> onnxruntime.InferenceSession:
+def new_session(model: str | os.PathLike[str] | bytes, **provider_options: str) -> onnxruntime.InferenceSession:
     """A session of the model in ONNX Runtime's CUDA execution provider, on our stream."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    provider = (_PROVIDER, {"user_compute_stream": str(stream().cuda_stream)})
+    provider = (_PROVIDER, {"user_compute_stream": str(stream().cuda_stream), **provider_options})
     return session(model, [provider, "CPUExecutionProvider"], sess_options=options)
 
 

