@@ -32,26 +32,18 @@ std::string why_not_tiled(const Problem& problem) {
   return "";
 }
 
-bool copy_engine_reads(const Input& view, int64_t batches, int64_t heads, int64_t rows, int64_t columns) {
-  constexpr int64_t kMostStride = (int64_t{1} << 40) / 2;
-  const auto fits = [](int64_t size, int64_t stride) {
-    return size == 1 || (stride > 0 && stride % 8 == 0 && stride < kMostStride);
-  };
-  return reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && columns > 0 && fits(rows, view.row_stride) &&
-         fits(heads, view.head_stride) && fits(batches, view.batch_stride);
-}
-
 std::string why_not_sm90(const Problem& problem, const Device& device) {
   if (device.compute_capability != 90) return "it needs compute capability 9.0";
   if (problem.dtype == DType::kFloat) return "it takes float16 and bfloat16";
   if (sm90_head_sizes(problem) == nullptr) return head_sizes(problem) + " exceed what it is built for";
   const int64_t keys = problem.total_sequence_length();
   const Workspace moved = workspace(problem, Kernel::kSm90, 1);
-  const bool reads = copy_engine_reads(problem.q, problem.batch_size, problem.q_num_heads, problem.q_sequence_length,
-                                       problem.head_size) &&
-                     copy_engine_reads(moved.k, problem.batch_size, problem.kv_num_heads, keys, problem.head_size) &&
-                     copy_engine_reads(moved.v, problem.batch_size, problem.kv_num_heads, keys, problem.v_head_size);
-  if (!reads || !aligned_rows(problem.y, problem.v_head_size, size_of(problem.dtype))) {
+  const int64_t batches = problem.batch_size, kv_heads = problem.kv_num_heads, bytes = size_of(problem.dtype);
+  const bool reads = copy_engine_reads(problem.q, bytes,
+                                       {batches, problem.q_num_heads, problem.q_sequence_length, problem.head_size}) &&
+                     copy_engine_reads(moved.k, bytes, {batches, kv_heads, keys, problem.head_size}) &&
+                     copy_engine_reads(moved.v, bytes, {batches, kv_heads, keys, problem.v_head_size});
+  if (!reads || !aligned_rows(problem.y, problem.v_head_size, bytes)) {
     return "rows of Q, K, V or Y do not all start at multiples of 16 bytes";
   }
   return "";

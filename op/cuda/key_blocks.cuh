@@ -21,6 +21,7 @@ struct KeyBlocks {
 template <int kQTile, int kKeyTile>
 __device__ inline KeyBlocks key_blocks(const Problem& problem, const KeyLimits& limits, int block) {
   const int64_t first = static_cast<int64_t>(block) * kQTile;
+  if (first >= problem.q_sequence_length) return {};
   const int64_t last = min(first + kQTile, problem.q_sequence_length) - 1;
   const KeyRange any = limits.rows(first, last);
   const KeyRange every = limits.every_row(first, last);

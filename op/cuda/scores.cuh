@@ -22,22 +22,24 @@ struct ScoreRules {
   float softcap;          // 0: none
   float inverse_softcap;  //
   bool has_alibi;
+  bool has_mask;
   bool bool_mask;
   int key_stride;       // of attn_mask
   bool pairs_of_masks;  // two neighbouring mask values may be loaded at once
 };
 
-__device__ inline int mask_element_bytes(const Problem& problem) {
+FLASHONNX_HOST_DEVICE inline int mask_element_bytes(const Problem& problem) {
   if (problem.mask.dtype == DType::kBool) return 1;
   return problem.mask.dtype == DType::kFloat ? 4 : 2;
 }
 
-__device__ inline ScoreRules score_rules(const Problem& problem) {
+FLASHONNX_HOST_DEVICE inline ScoreRules score_rules(const Problem& problem) {
   ScoreRules rules;
   rules.scale = static_cast<float>(problem.scale);
   rules.softcap = static_cast<float>(problem.softcap);
   rules.inverse_softcap = problem.softcap > 0 ? static_cast<float>(1 / problem.softcap) : 0.f;
   rules.has_alibi = problem.alibi_slopes != nullptr;
+  rules.has_mask = problem.mask.data != nullptr;
   rules.bool_mask = problem.mask.dtype == DType::kBool;
   rules.key_stride = static_cast<int>(problem.mask.key_stride);
   const int64_t strides = problem.mask.batch_stride | problem.mask.head_stride | problem.mask.row_stride;
@@ -73,10 +75,38 @@ __device__ inline RowRules row_rules(const Problem& problem, const KeyLimits& li
   return rules;
 }
 
-// softcap * tanh(x / softcap) by exp2 and a reciprocal: absolute error below 1e-6 * softcap.
-__device__ inline float cap_score(float score, const ScoreRules& rules) {
-  const float exponential = exp2f(2 * kLog2E * score * rules.inverse_softcap);
-  return rules.softcap - 2 * rules.softcap * __fdividef(1.f, exponential + 1);
+__device__ inline float fast_exp2(float value) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+
+__device__ inline float fast_reciprocal(float value) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+
+// softcap * tanh(scale * s / softcap), tanh(x) being 1 - 2 / (exp(2x) + 1): absolute error below 1e-6 * softcap. What
+// limits this is the unit of exponentials and reciprocals, so four scores share a reciprocal, of their product.
+template <int kSize>
+__device__ inline void cap_scores(float (&s)[kSize], const ScoreRules& rules) {
+  constexpr float kLargest = 30;  // power of two, past which tanh is 1; four of them do not overflow
+  const float factor = 2 * kLog2E * rules.scale * rules.inverse_softcap;
+#pragma unroll
+  for (int i = 0; i < kSize; i += 4) {
+    float terms[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) terms[j] = 1 + fast_exp2(fminf(s[i + j] * factor, kLargest));
+    const float products[2] = {terms[0] * terms[1], terms[2] * terms[3]};
+    const float inverse = fast_reciprocal(products[0] * products[1]);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float reciprocal = inverse * products[1 - j / 2] * terms[j ^ 1];
+      const float capped = fmaf(-2 * rules.softcap, reciprocal, rules.softcap);
+      s[i + j] = isnan(s[i + j]) ? s[i + j] : capped;  // fminf drops a NaN, lest it spreads to the other three
+    }
+  }
 }
 
 // Bits [0, count) of a word; counts below 0 and above 32 are as 0 and 32.
@@ -167,7 +197,7 @@ __device__ inline void fetch_mask_as(MaskValues<Element, kSize>& values, int fir
 template <typename Element, int kSize>
 __device__ inline void fetch_mask(MaskValues<Element, kSize>& values, int first_column, const ScoreRules& rules,
                                   const RowRules (&rows)[2]) {
-  if (rows[0].mask == nullptr) return;
+  if (!rules.has_mask) return;
   if (rules.bool_mask) {
     fetch_mask_as<uint8_t>(values, first_column, rules, rows);
   } else {
@@ -175,36 +205,49 @@ __device__ inline void fetch_mask(MaskValues<Element, kSize>& values, int first_
   }
 }
 
+// s * factor + attn_mask. Each kind of mask has a loop: in one for both, every pair of scores would take a branch.
 template <typename Element, int kSize>
-__device__ inline void add_mask(float (&s)[kSize], const MaskValues<Element, kSize>& values, bool bool_mask) {
+__device__ inline void add_mask(float (&s)[kSize], float factor, const MaskValues<Element, kSize>& values) {
 #pragma unroll
   for (int i = 0; i < kSize / 2; ++i) {
     const auto& pair = values.pairs[i];
-    if (bool_mask) {
-      if ((pair[0] & 0xFF) == 0) s[2 * i] = -INFINITY;
-      if ((pair[0] >> 8) == 0) s[2 * i + 1] = -INFINITY;
-    } else if constexpr (sizeof(Element) == 4) {
-      s[2 * i] += __uint_as_float(pair[0]);
-      s[2 * i + 1] += __uint_as_float(pair[1]);
+    float2 added;
+    if constexpr (sizeof(Element) == 4) {
+      added = make_float2(__uint_as_float(pair[0]), __uint_as_float(pair[1]));
     } else {
-      const float2 added = unpack<Element>(pair[0]);
-      s[2 * i] += added.x;
-      s[2 * i + 1] += added.y;
+      added = unpack<Element>(pair[0]);
     }
+    s[2 * i] = fmaf(s[2 * i], factor, added.x);
+    s[2 * i + 1] = fmaf(s[2 * i + 1], factor, added.y);
   }
 }
 
-// All of it, for problems that need more than the interval; the result is in natural units, scale included.
+// s * factor where attn_mask is true, else -inf.
 template <typename Element, int kSize>
-__device__ inline void modify_scores(float (&s)[kSize], const MaskValues<Element, kSize>& mask, int first_column,
-                                     const ScoreRules& rules, const RowRules (&rows)[2]) {
+__device__ inline void obey_mask(float (&s)[kSize], float factor, const MaskValues<Element, kSize>& values) {
 #pragma unroll
-  for (int i = 0; i < kSize; ++i) s[i] *= rules.scale;
-  if (rules.softcap > 0) {
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) s[i] = cap_score(s[i], rules);
+  for (int i = 0; i < kSize / 2; ++i) {
+    const uint32_t pair = values.pairs[i][0];
+    s[2 * i] = (pair & 0xFF) != 0 ? s[2 * i] * factor : -INFINITY;
+    s[2 * i + 1] = (pair & 0xFF00) != 0 ? s[2 * i + 1] * factor : -INFINITY;
   }
-  if (rows[0].mask != nullptr) add_mask(s, mask, rules.bool_mask);
+}
+
+// All but the interval of allowed keys, for problems that need more than that; the result is in natural units, scale
+// included.
+template <typename Element, int kSize>
+__device__ inline void apply_rules(float (&s)[kSize], const MaskValues<Element, kSize>& mask, int first_column,
+                                   const ScoreRules& rules, const RowRules (&rows)[2]) {
+  if (rules.softcap > 0) cap_scores(s, rules);
+  const float factor = rules.softcap > 0 ? 1.f : rules.scale;
+  if (rules.has_mask && rules.bool_mask) {
+    obey_mask(s, factor, mask);
+  } else if (rules.has_mask) {
+    add_mask(s, factor, mask);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) s[i] *= factor;
+  }
   if (rules.has_alibi) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
@@ -212,6 +255,12 @@ __device__ inline void modify_scores(float (&s)[kSize], const MaskValues<Element
       s[i] -= row.slope * fabsf(static_cast<float>(row.position - (first_column + 8 * (i / 4) + i % 2)));
     }
   }
+}
+
+template <typename Element, int kSize>
+__device__ inline void modify_scores(float (&s)[kSize], const MaskValues<Element, kSize>& mask, int first_column,
+                                     const ScoreRules& rules, const RowRules (&rows)[2]) {
+  apply_rules(s, mask, first_column, rules, rows);
   mask_outside(s, first_column, rows);
 }
 

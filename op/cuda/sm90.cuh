@@ -1,9 +1,9 @@
-// Forward attention for compute capability 9.0: one producer warp feeds K and V through TMA into a ring of shared
-// memory, 2 or 3 consumer warpgroups of 64 query rows each run wgmma and softmax.
+// Forward attention for compute capability 9.0: producer warps feed Q, K, V and attn_mask through TMA into rings of
+// shared memory, 2 or 3 consumer warpgroups of 64 query rows each run wgmma and softmax.
 //
-// Within a consumer, the next block's Q K^T runs while this block's softmax does, and P never leaves the registers.
-// Between consumers, a token passed by named barriers lets one issue its products while another is in its softmax.
-// After Shah et al., "FlashAttention-3" (arXiv 2407.08608), sections 3.1 and 3.2.
+// Within a consumer, the next block's Q K^T runs while this block's softmax does, from one tile to the next too, and P
+// never leaves the registers. Between consumers, a token passed by named barriers lets one issue its products while
+// another is in its softmax. After Shah et al., "FlashAttention-3" (arXiv 2407.08608), sections 3.1 and 3.2.
 #pragma once
 
 #include "op/cuda/output.cuh"
@@ -25,33 +25,35 @@ struct Sm90Consumer {
   const int warp;   // of the group
 
   uint32_t step_count = 0;  // key blocks so far: their place in the rings
-  uint32_t tile_count = 0;  // tiles so far, and those of them that have keys, which need Q
-  uint32_t q_count = 0;
+  RingPosition<T::kQStages> q_ring;
+  RingPosition<T::kWorkSlots> work_ring;
+  int unfinished = -1;       // the work slot of the tile whose last P V and whose end are still to come
+  bool accumulates = false;  // whether the next P V adds to what `output` holds
   float scores[kScores];
   float output[kOutputs];
   uint32_t p[kScores / 2];  // probabilities, as the A operand of P V
   RowState states[2];
   float correction[2];
-  MaskValues<Element, kScores> mask;  // of the next block
+  MaskValues<Element, kScores> mask;  // attn_mask's of the block at hand
 
+  // Tiles follow one another without a gap: the first Q K^T of a tile runs together with the last P V of the one
+  // before, and its softmax before that one's end.
   __device__ void run() {
-    if (T::kTakeTurns && group == 0) named_barrier_arrive(kFirstTurn, 256);
+    if (group == 0) named_barrier_arrive(kFirstTurn, 256);
     while (true) {
-      const int slot = tile_count % 2;
-      wait(&shared.work_full[slot], tile_count / 2 % 2);
-      const Sm90Work& work = shared.work[slot];
-      if (work.tile.block < 0) return;
-      start_rows();
-      if (work.blocks.begin < work.blocks.end) attend(work);
-      finish(work.tile);
-      release(&shared.work_empty[slot]);
-      ++tile_count;
+      const int slot = work_ring.stage;
+      wait(&shared.work_full[slot], work_ring.phase);
+      work_ring.advance();
+      const bool is_end = shared.work[slot].tile.block < 0;
+      if (is_end || passes(slot) > 0) finish_last();
+      if (is_end) return;
+      attend(slot);
     }
   }
 
  private:
   // Natural logarithms per score unit.
-  __device__ float unit() const { return T::kModified ? 1.f : static_cast<float>(arguments.problem.scale); }
+  __device__ float unit() const { return T::kModified ? 1.f : arguments.rules.scale; }
 
   // One arrival a warp.
   __device__ void release(uint64_t* barrier) {
@@ -63,82 +65,78 @@ struct Sm90Consumer {
     return block * T::kQTile + T::kGroupRows * group + 16 * warp + threadIdx.x % 32 / 4 + 8 * r;
   }
 
-  __device__ void start_rows() {
-#pragma unroll
-    for (int i = 0; i < kOutputs; ++i) output[i] = 0;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) states[r] = RowState{};
-  }
-
   // The K of this step and the V of the one before share no buffer, but have the same place in their rings.
   __device__ int stage(uint32_t step) const { return step % T::kStages; }
   __device__ uint32_t phase(uint32_t step) const { return step / T::kStages % 2; }
 
-  __device__ void attend(const Sm90Work& work) {
-    wait(&shared.q_full[group], q_count++ % 2);
-    const int begin = work.blocks.begin;
-    int n = work.blocks.end - 1;
-    prefetch_mask(work, n);
-    wait(&shared.k_full[stage(step_count)], phase(step_count));
-    issue_scores();
-    wgmma_wait<0>();
-    pin(scores);
-    release(&shared.k_empty[stage(step_count)]);
-    if (n == begin) release(&shared.q_empty[group]);
-    if (T::kModified || n >= work.blocks.unmasked_end || n < work.blocks.unmasked_begin) {
-      softmax(work, n, std::true_type{});
+  // How many of the tile's blocks, the last ones, are for other consumers' rows only.
+  __device__ int passes(int slot) const { return shared.work[slot].blocks.end - shared.work[slot].group_end[group]; }
+
+  __device__ void attend(int slot) {
+#pragma unroll 1
+    for (int i = passes(slot); i > 0; --i) pass_block();
+    KeyBlocks blocks = shared.work[slot].blocks;
+    const bool has_q = blocks.begin < blocks.end;
+    if (has_q) wait(&shared.q_full[q_ring.stage][group], q_ring.phase);
+    blocks.end = shared.work[slot].group_end[group];
+    if (blocks.begin < blocks.end) {
+      step<true>(slot, blocks, blocks.end - 1);
+#pragma unroll 1
+      for (int n = blocks.end - 2; n >= blocks.begin; --n) step<false>(slot, blocks, n);
+      unfinished = slot;
     } else {
-      softmax(work, n, std::false_type{});
+      if (has_q) release(&shared.q_empty[q_ring.stage][group]);
+      const float nothing[kOutputs] = {};
+      const RowState no_keys[2];
+      finish(slot, nothing, no_keys);
     }
-    pack_probabilities();
-    clear_padding_rows(static_cast<int>(work.limits.keys) - n * T::kKeyTile);
-    ++step_count;
-
-    // The blocks at both ends of the range need a mask, the many between do not.
-    const int masked_from = T::kModified ? begin : max(work.blocks.unmasked_end, begin);
-    const int masked_below = max(work.blocks.unmasked_begin, begin);
-#pragma unroll 1
-    for (--n; n >= masked_from; --n) step(work, n, begin, std::true_type{});
-    if constexpr (!T::kModified) {
-#pragma unroll 1
-      for (; n >= masked_below; --n) step(work, n, begin, std::false_type{});
-#pragma unroll 1
-      for (; n >= begin; --n) step(work, n, begin, std::true_type{});
-    }
-
-    wait(&shared.v_full[stage(step_count - 1)], phase(step_count - 1));
-    issue_output();
-    wgmma_wait<0>();
-    pin(output);
-    release(&shared.v_empty[stage(step_count - 1)]);
+    if (has_q) q_ring.advance();
   }
 
-  // Q K^T of block n, P V of the block before it, and, while that runs, the softmax of block n.
-  template <typename Masked>
-  __device__ void step(const Sm90Work& work, int n, int begin, Masked masked) {
-    prefetch_mask(work, n);
+  __device__ void pass_block() {
+    wait(&shared.k_full[stage(step_count)], phase(step_count));
+    take_turn();
+    pass_turn();
+    release(&shared.k_empty[stage(step_count)]);
+    wait(&shared.v_full[stage(step_count)], phase(step_count));
+    release(&shared.v_empty[stage(step_count)]);
+    ++step_count;
+  }
+
+  // Q K^T of block n, P V of the block before it, and, while that runs, the softmax of block n. kBegins: it is the
+  // tile's first, and the block before it the last tile's, unless that has ended.
+  template <bool kBegins>
+  __device__ void step(int slot, const KeyBlocks& blocks, int n) {
+    const bool has_previous = !kBegins || unfinished >= 0;
     wait(&shared.k_full[stage(step_count)], phase(step_count));
     take_turn();
     issue_scores();
-    wait(&shared.v_full[stage(step_count - 1)], phase(step_count - 1));
-    issue_output();
+    if (has_previous) wait(&shared.v_full[stage(step_count - 1)], phase(step_count - 1));
+    issue_output();  // the very first is of whatever lies there, and dropped
     pass_turn();
+    fetch_mask();
     wgmma_wait<1>();
     pin(scores);
     release(&shared.k_empty[stage(step_count)]);
-    if (n == begin) release(&shared.q_empty[group]);
-    softmax(work, n, masked);
+    if (n == blocks.begin) release(&shared.q_empty[q_ring.stage][group]);
+
+    const RowState ended[2] = {states[0], states[1]};
+    if (kBegins) states[0] = states[1] = RowState{};
+    softmax(slot, blocks, n);
     finish_softmax_here();
     wgmma_wait<0>();
     pin(output);
-    release(&shared.v_empty[stage(step_count - 1)]);
-    rescale(output, correction);
+    if (has_previous) release(&shared.v_empty[stage(step_count - 1)]);
+    if (!kBegins) rescale(output, correction);
     pack_probabilities();
+    if (kBegins && unfinished >= 0) finish(unfinished, output, ended);
+    if (kBegins) clear_padding_rows(static_cast<int>(shared.work[slot].limits.keys) - n * T::kKeyTile);
+    accumulates = !kBegins;
     ++step_count;
   }
 
   __device__ void issue_scores() {
-    const uint64_t q = matrix_descriptor(shared.q + group * T::kGroupPanelBytes, 0);
+    const uint64_t q = matrix_descriptor(shared.q[q_ring.stage] + group * T::kGroupPanelBytes, 0);
     const uint64_t k = matrix_descriptor(shared.k[stage(step_count)], 0);
     wgmma_fence();
 #pragma unroll
@@ -155,7 +153,7 @@ struct Sm90Consumer {
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < T::kKeyTile / 16; ++step) {
-      wgmma_registers<Element>(output, p + 4 * step, advance(v, step * 16 * 128));
+      wgmma_registers<Element>(output, p + 4 * step, advance(v, step * 16 * 128), accumulates || step > 0);
     }
     wgmma_commit();
   }
@@ -163,36 +161,32 @@ struct Sm90Consumer {
   static __device__ int first_column(int n) { return n * T::kKeyTile + 2 * (threadIdx.x % 4); }
 
   // Made anew for each block that needs them: there are no registers to keep them in.
-  __device__ void make_rows(const Sm90Work& work, RowRules (&rows)[2]) const {
-    const int last = static_cast<int>(arguments.problem.q_sequence_length) - 1;
+  __device__ void make_rows(int slot, RowRules (&rows)[2]) const {
+    const Sm90Work<T>& work = shared.work[slot];
+    const int end = static_cast<int>(arguments.problem.q_sequence_length) - 1;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       rows[r] = row_rules(arguments.problem, work.limits, work.tile.batch, work.tile.head,
-                          min(query(work.tile.block, r), last));
+                          min(query(work.tile.block, r), end));
     }
   }
 
-  // Before the products that give the block's scores, so that it travels while they run.
-  __device__ void prefetch_mask(const Sm90Work& work, int n) {
+  // While the products run that give the block's scores.
+  __device__ void fetch_mask() {
     if constexpr (T::kModified) {
-      RowRules rows[2];
-      make_rows(work, rows);
-      fetch_mask(mask, first_column(n), score_rules(arguments.problem), rows);
+      if (!arguments.rules.has_mask) return;
+      const int row = arguments.mask.by_rows ? T::kGroupRows * group + 16 * warp : -1;
+      load_mask(mask, shared.mask[stage(step_count)], T::kMaskPanelBytes, row, arguments.rules.bool_mask);
     }
   }
 
-  template <typename Masked>
-  __device__ void softmax(const Sm90Work& work, int n, Masked) {
-    if constexpr (T::kModified || Masked::value) {
-      RowRules rows[2];
-      make_rows(work, rows);
-      if constexpr (T::kModified) {
-        modify_scores(scores, mask, first_column(n), score_rules(arguments.problem), rows);
-      } else {
-        mask_outside(scores, first_column(n), rows);
-      }
-    }
-    softmax_step<T::kModified>(scores, states, unit() * kLog2E, correction);
+  __device__ void softmax(int slot, const KeyBlocks& blocks, int n) {
+    const bool at_an_end = n >= blocks.unmasked_end || n < blocks.unmasked_begin;
+    RowRules rows[2];
+    if (at_an_end || (T::kModified && arguments.rules.has_alibi)) make_rows(slot, rows);
+    if constexpr (T::kModified) apply_rules(scores, mask, first_column(n), arguments.rules, rows);
+    if (at_an_end) mask_outside(scores, first_column(n), rows);
+    softmax_step<false>(scores, states, unit() * kLog2E, correction);
   }
 
   __device__ void pack_probabilities() {
@@ -221,18 +215,26 @@ struct Sm90Consumer {
     if (states[0].sum + states[1].sum < 0) asm volatile("nanosleep.u32 1;" ::: "memory");
   }
 
-  __device__ void take_turn() {
-    if constexpr (T::kTakeTurns) named_barrier_sync(kFirstTurn + group, 256);
+  __device__ void take_turn() { named_barrier_sync(kFirstTurn + group, 256); }
+
+  __device__ void pass_turn() { named_barrier_arrive(kFirstTurn + (group + 1 == T::kConsumers ? 0 : group + 1), 256); }
+
+  // The last P V of the tile before, where no Q K^T of this one can run with it.
+  __device__ void finish_last() {
+    if (unfinished < 0) return;
+    wait(&shared.v_full[stage(step_count - 1)], phase(step_count - 1));
+    issue_output();
+    wgmma_wait<0>();
+    pin(output);
+    release(&shared.v_empty[stage(step_count - 1)]);
+    finish(unfinished, output, states);
+    unfinished = -1;
   }
 
-  __device__ void pass_turn() {
-    if constexpr (T::kTakeTurns) {
-      named_barrier_arrive(kFirstTurn + (group + 1 == T::kConsumers ? 0 : group + 1), 256);
-    }
-  }
-
-  __device__ void finish(Tile tile) {
+  // The end of a tile, whose work slot is free then.
+  __device__ void finish(int slot, const float (&o)[kOutputs], const RowState (&ended)[2]) {
     const Problem& problem = arguments.problem;
+    const Tile tile = shared.work[slot].tile;
     OutputRow<Element> targets[2];
     const float* sinks[2];
 #pragma unroll
@@ -241,31 +243,32 @@ struct Sm90Consumer {
       if (i < problem.q_sequence_length) targets[r] = output_row<Element>(problem, tile.batch, tile.head, i);
       sinks[r] = problem.sinks != nullptr ? problem.sinks + tile.head : nullptr;
     }
-    finish_rows<true>(output, states, unit(), sinks, targets, static_cast<int>(problem.v_head_size));
+    finish_rows<true>(o, ended, unit(), sinks, targets, static_cast<int>(problem.v_head_size));
+    release(&shared.work_empty[slot]);
   }
 };
 
 template <typename T>
 __global__ void __launch_bounds__(T::kThreads, 1) sm90_forward(const __grid_constant__ Sm90Arguments arguments) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  extern __shared__ char dynamic_shared[];
-  auto& shared =
-      *reinterpret_cast<Sm90Shared<T>*>((reinterpret_cast<uintptr_t>(dynamic_shared) + 1023) & ~uintptr_t{1023});
+  extern __shared__ __align__(1024) char dynamic_shared[];  // as swizzled rows need it
+  auto& shared = *reinterpret_cast<Sm90Shared<T>*>(dynamic_shared);
   if (threadIdx.x == 0) {
     constexpr int kConsumerWarps = 4 * T::kConsumers;
-    for (int i = 0; i < T::kConsumers; ++i) {
-      init_barrier(&shared.q_full[i], 1);
-      init_barrier(&shared.q_empty[i], 4);
+    const int mask_warps = arguments.mask.copy == MaskCopy::kThreads ? 2 : 0;
+    for (int i = 0; i < T::kQStages * T::kConsumers; ++i) {
+      init_barrier(&shared.q_full[0][i], 1);
+      init_barrier(&shared.q_empty[0][i], 4);
     }
     for (int i = 0; i < T::kStages; ++i) {
-      init_barrier(&shared.k_full[i], 1);
+      init_barrier(&shared.k_full[i], 1 + mask_warps);
       init_barrier(&shared.k_empty[i], kConsumerWarps);
       init_barrier(&shared.v_full[i], 1);
       init_barrier(&shared.v_empty[i], kConsumerWarps);
     }
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < T::kWorkSlots; ++i) {
       init_barrier(&shared.work_full[i], 1);
-      init_barrier(&shared.work_empty[i], kConsumerWarps + 1);  // and the one that loads Q
+      init_barrier(&shared.work_empty[i], kConsumerWarps + 1 + mask_warps);
     }
     fence_barrier_init();
   }
@@ -277,10 +280,16 @@ __global__ void __launch_bounds__(T::kThreads, 1) sm90_forward(const __grid_cons
     if (threadIdx.x == 0) {
       prefetch_tensor_map(&arguments.k);
       prefetch_tensor_map(&arguments.v);
+      if (arguments.mask.copy == MaskCopy::kBoxes) prefetch_tensor_map(&arguments.mask.map);
       Sm90KeyProducer<T>{arguments, shared}.run();
     } else if (threadIdx.x == 32) {
       prefetch_tensor_map(&arguments.q);
-      Sm90QueryProducer<T>{arguments, shared}.run();
+      Sm90TileProducer<T>{arguments, shared}.run();
+    }
+    if constexpr (T::kModified) {
+      if (threadIdx.x >= 64 && arguments.mask.copy == MaskCopy::kThreads) {
+        Sm90MaskProducer<T>{arguments, shared, static_cast<int>(threadIdx.x) - 64}.run();
+      }
     }
   } else {
     raise_register_limit<T::kConsumerRegisters>();

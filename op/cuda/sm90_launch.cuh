@@ -9,29 +9,53 @@
 namespace flashonnx::cuda {
 
 template <typename T>
+Status make_mask(const Problem& problem, Sm90Mask* mask) {
+  const Mask& source = problem.mask;
+  if (!source) return {};
+  mask->by_rows = source.row_stride != 0;
+  mask->by_heads = source.head_stride != 0;
+  mask->by_batches = source.batch_stride != 0;
+  mask->panel_columns = static_cast<int>(kBoxRowBytes / size_of(source.dtype));
+  mask->copy = MaskCopy::kThreads;
+  const Input view{source.data, source.batch_stride, source.head_stride, source.row_stride};
+  const TensorSizes sizes{mask->by_batches ? problem.batch_size : 1, mask->by_heads ? problem.q_num_heads : 1,
+                          mask->by_rows ? problem.q_sequence_length : 1, source.length};
+  if (source.key_stride != 1 || !copy_engine_reads(view, size_of(source.dtype), sizes)) return {};
+  mask->copy = MaskCopy::kBoxes;
+  return make_tensor_map(view, source.dtype, sizes, mask->by_rows ? T::kQTile : 1, &mask->map);
+}
+
+template <typename T>
+Status make_tensor_maps(const Problem& problem, Sm90Arguments* arguments) {
+  const int64_t batches = problem.batch_size, keys = problem.total_sequence_length();
+  const TensorSizes q_sizes{batches, problem.q_num_heads, problem.q_sequence_length, problem.head_size};
+  const TensorSizes k_sizes{batches, problem.kv_num_heads, keys, problem.head_size};
+  const TensorSizes v_sizes{batches, problem.kv_num_heads, keys, problem.v_head_size};
+  const Status q = make_tensor_map(problem.q, problem.dtype, q_sizes, T::kGroupRows, &arguments->q);
+  if (!q.ok()) return q;
+  const Status k = make_tensor_map(problem.k, problem.dtype, k_sizes, T::kKeyTile, &arguments->k);
+  if (!k.ok()) return k;
+  const Status v = make_tensor_map(problem.v, problem.dtype, v_sizes, T::kKeyTile, &arguments->v);
+  if (!v.ok()) return v;
+  return make_mask<T>(problem, &arguments->mask);
+}
+
+template <typename T>
 Status launch_sm90(const Problem& problem, const LaunchContext& context) {
   Sm90Arguments arguments{};
   arguments.problem = problem;
+  arguments.rules = score_rules(problem);
   int* counter = uniform_keys(problem) ? nullptr : static_cast<int*>(context.scratch);
   arguments.order = tile_order(problem, T::kQTile, context.plan.device.l2_bytes, counter);
-  const int64_t keys = problem.total_sequence_length();
-  const Status q = make_tensor_map(problem.q, problem.dtype, problem.batch_size, problem.q_num_heads,
-                                   problem.q_sequence_length, problem.head_size, T::kGroupRows, &arguments.q);
-  if (!q.ok()) return q;
-  const Status k = make_tensor_map(problem.k, problem.dtype, problem.batch_size, problem.kv_num_heads, keys,
-                                   problem.head_size, T::kKeyTile, &arguments.k);
-  if (!k.ok()) return k;
-  const Status v = make_tensor_map(problem.v, problem.dtype, problem.batch_size, problem.kv_num_heads, keys,
-                                   problem.v_head_size, T::kKeyTile, &arguments.v);
-  if (!v.ok()) return v;
+  const Status mapped = make_tensor_maps<T>(problem, &arguments);
+  if (!mapped.ok()) return mapped;
   if (counter != nullptr) {
     const Status cleared =
         to_status(cudaMemsetAsync(counter, 0, sizeof(int), context.stream), "clearing the tile counter");
     if (!cleared.ok()) return cleared;
   }
   const int blocks = std::min(arguments.order.tiles, context.plan.device.multiprocessors);
-  constexpr int64_t kAlignment = 1024;
-  return launch(sm90_forward<T>, blocks, T::kThreads, sizeof(Sm90Shared<T>) + kAlignment, context.stream, arguments);
+  return launch(sm90_forward<T>, blocks, T::kThreads, sizeof(Sm90Shared<T>), context.stream, arguments);
 }
 
 template <typename Element, int kHeadSize, int kVHeadSize, Sm90Use kUse>

@@ -1,158 +1,234 @@
-// The sm_90 kernel's tile, what its warps share, and the threads that fill it through TMA.
+// The sm_90 kernel's producer warps: they hand out tiles and fill shared memory ahead of the consumers.
 #pragma once
 
-#include "op/cuda/key_blocks.cuh"
 #include "op/cuda/ptx/tma.cuh"
-#include "op/cuda/tile_order.h"
+#include "op/cuda/sm90_mask.cuh"
+#include "op/cuda/sm90_tile.cuh"
 
 namespace flashonnx::cuda {
 
-template <typename Element_, int kHeadSize_, int kVHeadSize_, int kQTile_, int kKeyTile_, bool kModified_>
-struct Sm90Tile {
-  using Element = Element_;
-  static constexpr int kHeadSize = kHeadSize_;    // head_size, or the next size there is a kernel for
-  static constexpr int kVHeadSize = kVHeadSize_;  // likewise v_head_size
-  static constexpr int kQTile = kQTile_;
-  static constexpr int kKeyTile = kKeyTile_;
-  static constexpr bool kModified = kModified_;  // scores need more than scale and an interval
-
-  static constexpr int kConsumers = kQTile / 64;
-  static constexpr int kThreads = 128 * (kConsumers + 1);
-  static constexpr int kStages = 2;
-  static constexpr int kPanel = 64;  // columns of a 128-byte row
-  static constexpr int kPanels = (kHeadSize + kPanel - 1) / kPanel;
-  static constexpr int kVPanels = (kVHeadSize + kPanel - 1) / kPanel;
-  static constexpr int kGroupRows = 64;  // of one consumer
-  static constexpr int kQPanelBytes = kQTile * 128;
-  static constexpr int kGroupPanelBytes = kGroupRows * 128;
-  static constexpr int kKeyPanelBytes = kKeyTile * 128;
-  static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
-  static constexpr int kProducerRegisters = kConsumers == 2 ? 40 : 32;
-  // With wide heads the products alone keep the tensor cores busy, and taking turns only costs.
-  static constexpr bool kTakeTurns = kHeadSize <= 128;
-};
-
-// A tile as the producer hands it out; block -1: there are no more.
-struct Sm90Work {
-  Tile tile;
-  KeyBlocks blocks;
-  KeyLimits limits;
-};
-
+// One thread that hands out tiles, and loads Q for each consumer as soon as that one is done with its rows of an
+// earlier tile.
 template <typename T>
-struct Sm90Shared {
-  alignas(1024) char q[T::kPanels * T::kQPanelBytes];
-  alignas(1024) char k[T::kStages][T::kPanels * T::kKeyPanelBytes];
-  alignas(1024) char v[T::kStages][T::kVPanels * T::kKeyPanelBytes];
-  uint64_t q_full[T::kConsumers], q_empty[T::kConsumers];  // of each consumer's 64 rows
-  uint64_t k_full[T::kStages], k_empty[T::kStages];
-  uint64_t v_full[T::kStages], v_empty[T::kStages];
-  uint64_t work_full[2], work_empty[2];
-  Sm90Work work[2];
-};
-
-struct Sm90Arguments {
-  CUtensorMap q, k, v;
-  Problem problem;
-  TileOrder order;
-};
-
-// One thread that hands out tiles and keeps the rings of K and V full, running ahead of the consumers.
-template <typename T>
-struct Sm90KeyProducer {
+struct Sm90TileProducer {
   const Sm90Arguments& arguments;
   Sm90Shared<T>& shared;
 
-  RingPosition<T::kStages> k_ring, v_ring;
-  RingPosition<2> work_ring;
+  RingPosition<T::kWorkSlots> work_ring;
+  RingPosition<T::kQStages> q_ring;
 
   __device__ void run() {
-    const TileOrder& order = arguments.order;
-    for (int index = blockIdx.x; index < order.tiles;) {
-      const int next = gridDim.x + (order.counter != nullptr ? atomicAdd(order.counter, 1) : index);
-      Sm90Work work;
-      work.tile = order.tile(index);
-      work.limits = limits_of(arguments.problem, work.tile.batch);
-      work.blocks = key_blocks<T::kQTile, T::kKeyTile>(arguments.problem, work.limits, work.tile.block);
+    for (int index = blockIdx.x; index < arguments.order.tiles;) {
+      const int next = draw(index);
+      const Sm90Work<T> work = describe(arguments.order.tile(index));
       hand_out(work);
-      load_keys(work);
+      if (work.blocks.begin < work.blocks.end) load_q(work.tile);
       index = next;
     }
-    Sm90Work none;
+    Sm90Work<T> none;
     none.tile.block = -1;
     hand_out(none);
   }
 
  private:
-  __device__ void hand_out(const Sm90Work& work) {
+  __device__ int draw(int index) const {
+    int* counter = arguments.order.counter;
+    return gridDim.x + (counter != nullptr ? atomicAdd(counter, 1) : index);
+  }
+
+  __device__ Sm90Work<T> describe(Tile tile) const {
+    const Problem& problem = arguments.problem;
+    Sm90Work<T> work;
+    work.tile = tile;
+    work.limits = limits_of(problem, tile.batch);
+    work.blocks = key_blocks<T::kQTile, T::kKeyTile>(problem, work.limits, tile.block);
+#pragma unroll
+    for (int group = 0; group < T::kConsumers; ++group) {
+      const int rows = tile.block * T::kConsumers + group;
+      const KeyBlocks blocks = key_blocks<T::kGroupRows, T::kKeyTile>(problem, work.limits, rows);
+      work.group_end[group] = max(blocks.end, work.blocks.begin);
+    }
+    return work;
+  }
+
+  __device__ void hand_out(const Sm90Work<T>& work) {
     wait(&shared.work_empty[work_ring.stage], work_ring.phase ^ 1);
     shared.work[work_ring.stage] = work;
     arrive(&shared.work_full[work_ring.stage]);
     work_ring.advance();
   }
 
+  __device__ void load_q(Tile tile) {
+    for (int group = 0; group < T::kConsumers; ++group) {
+      wait(&shared.q_empty[q_ring.stage][group], q_ring.phase ^ 1);
+      load_rows(tile, group, q_ring.stage);
+    }
+    q_ring.advance();
+  }
+
+  __device__ void load_rows(Tile tile, int group, int stage) {
+    uint64_t* full = &shared.q_full[stage][group];
+    arrive_and_expect(full, T::kPanels * T::kGroupPanelBytes);
+    const uint64_t once = l2_policy<L2Hint::kEvictFirst>();
+    for (int panel = 0; panel < T::kPanels; ++panel) {
+      load_box(shared.q[stage] + panel * T::kQPanelBytes + group * T::kGroupPanelBytes, &arguments.q, full, once,
+               panel * T::kPanel, tile.block * T::kQTile + group * T::kGroupRows, tile.head, tile.batch);
+    }
+  }
+};
+
+// The walk of a thread, or of a whole warp, over the tiles that another thread hands out.
+template <typename T, bool kWholeWarp>
+struct Sm90WorkReader {
+  Sm90Shared<T>& shared;
+  RingPosition<T::kWorkSlots> ring;
+
+  template <typename Visit>
+  __device__ void for_each(Visit visit) {
+    while (true) {
+      wait(&shared.work_full[ring.stage], ring.phase);
+      const Sm90Work<T> work = shared.work[ring.stage];
+      if constexpr (kWholeWarp) __syncwarp();
+      if (!kWholeWarp || threadIdx.x % 32 == 0) arrive(&shared.work_empty[ring.stage]);
+      ring.advance();
+      if (work.tile.block < 0) return;
+      visit(work);
+    }
+  }
+};
+
+// One thread that keeps the rings of K and V full, and that of attn_mask, which travels with K.
+template <typename T>
+struct Sm90KeyProducer {
+  const Sm90Arguments& arguments;
+  Sm90Shared<T>& shared;
+
+  RingPosition<T::kStages> k_ring, v_ring;
+
+  __device__ void run() {
+    Sm90WorkReader<T, false>{shared}.for_each([&](const Sm90Work<T>& work) { load_keys(work); });
+  }
+
+ private:
   // A block's V is needed one product later than its K.
-  __device__ void load_keys(const Sm90Work& work) {
-    const Problem& problem = arguments.problem;
-    const int head = work.tile.head / static_cast<int>(problem.q_num_heads / problem.kv_num_heads);
+  __device__ void load_keys(const Sm90Work<T>& work) {
+    const int head = work.tile.head / static_cast<int>(arguments.problem.q_num_heads / arguments.problem.kv_num_heads);
     for (int n = work.blocks.end - 1; n >= work.blocks.begin; --n) {
-      load_block<T::kPanels>(&arguments.k, shared.k[k_ring.stage], shared.k_full, shared.k_empty, n, head,
-                             work.tile.batch, k_ring);
+      load_k(work.tile, n, head);
       if (n + 1 < work.blocks.end) load_v(n + 1, head, work.tile.batch);
     }
     if (work.blocks.begin < work.blocks.end) load_v(work.blocks.begin, head, work.tile.batch);
   }
 
+  __device__ void load_k(Tile tile, int n, int head) {
+    const int mask_panels = T::kModified && arguments.mask.copy == MaskCopy::kBoxes ? panels_of_mask() : 0;
+    const int mask_bytes = mask_panels * (arguments.mask.by_rows ? T::kMaskPanelBytes : 128);
+    uint64_t* full = next_buffer(k_ring, shared.k_full, shared.k_empty, T::kPanels * T::kKeyPanelBytes + mask_bytes);
+    load_block<T::kPanels>(&arguments.k, shared.k[k_ring.stage], full, n, head, tile.batch);
+    if constexpr (T::kModified) load_mask(tile, n, mask_panels, full);
+    k_ring.advance();
+  }
+
   __device__ void load_v(int n, int head, int batch) {
-    load_block<T::kVPanels>(&arguments.v, shared.v[v_ring.stage], shared.v_full, shared.v_empty, n, head, batch,
-                            v_ring);
+    uint64_t* full = next_buffer(v_ring, shared.v_full, shared.v_empty, T::kVPanels * T::kKeyPanelBytes);
+    load_block<T::kVPanels>(&arguments.v, shared.v[v_ring.stage], full, n, head, batch);
+    v_ring.advance();
+  }
+
+  // Waits until a ring's next buffer is free; on the barrier returned, `bytes` will arrive in it.
+  __device__ uint64_t* next_buffer(const RingPosition<T::kStages>& ring, uint64_t* full, uint64_t* empty, int bytes) {
+    wait(&empty[ring.stage], ring.phase ^ 1);
+    arrive_and_expect(&full[ring.stage], bytes);
+    return &full[ring.stage];
   }
 
   template <int kPanels>
-  __device__ void load_block(const CUtensorMap* map, char* buffer, uint64_t* full, uint64_t* empty, int n, int head,
-                             int batch, RingPosition<T::kStages>& ring) {
-    wait(&empty[ring.stage], ring.phase ^ 1);
-    arrive_and_expect(&full[ring.stage], kPanels * T::kKeyPanelBytes);
+  __device__ void load_block(const CUtensorMap* map, char* buffer, uint64_t* full, int n, int head, int batch) {
     const uint64_t often = l2_policy<L2Hint::kEvictLast>();
     for (int panel = 0; panel < kPanels; ++panel) {
-      load_box(buffer + panel * T::kKeyPanelBytes, map, &full[ring.stage], often, panel * T::kPanel, n * T::kKeyTile,
-               head, batch);
+      load_box(buffer + panel * T::kKeyPanelBytes, map, full, often, panel * T::kPanel, n * T::kKeyTile, head, batch);
     }
-    ring.advance();
+  }
+
+  __device__ int panels_of_mask() const {
+    return (T::kKeyTile + arguments.mask.panel_columns - 1) / arguments.mask.panel_columns;
+  }
+
+  __device__ void load_mask(Tile tile, int n, int panels, uint64_t* full) {
+    const Sm90Mask& mask = arguments.mask;
+    const int row = mask.by_rows ? tile.block * T::kQTile : 0;
+    const int head = mask.by_heads ? tile.head : 0;
+    const int batch = mask.by_batches ? tile.batch : 0;
+    const uint64_t often = l2_policy<L2Hint::kEvictLast>();
+    for (int panel = 0; panel < panels; ++panel) {
+      load_box(shared.mask[k_ring.stage] + panel * T::kMaskPanelBytes, &mask.map, full, often,
+               n * T::kKeyTile + panel * mask.panel_columns, row, head, batch);
+    }
   }
 };
 
-// One thread that loads Q for each consumer as soon as that one is done with its rows of the tile before.
+// Two warps that copy attn_mask where the copy engine cannot.
 template <typename T>
-struct Sm90QueryProducer {
+struct Sm90MaskProducer {
+  static constexpr int kThreads = 64;
   const Sm90Arguments& arguments;
   Sm90Shared<T>& shared;
+  const int thread;  // of the two warps
+
+  RingPosition<T::kStages> ring;
 
   __device__ void run() {
-    RingPosition<2> work_ring;
-    uint32_t phase = 1;
-    while (true) {
-      wait(&shared.work_full[work_ring.stage], work_ring.phase);
-      const Sm90Work work = shared.work[work_ring.stage];
-      arrive(&shared.work_empty[work_ring.stage]);
-      work_ring.advance();
-      if (work.tile.block < 0) return;
-      if (work.blocks.begin >= work.blocks.end) continue;
-      for (int group = 0; group < T::kConsumers; ++group) {
-        wait(&shared.q_empty[group], phase);
-        load_rows(work.tile, group);
+    Sm90WorkReader<T, true>{shared}.for_each([&](const Sm90Work<T>& work) {
+      for (int n = work.blocks.end - 1; n >= work.blocks.begin; --n) {
+        wait(&shared.k_empty[ring.stage], ring.phase ^ 1);
+        copy(work.tile, n);
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) arrive(&shared.k_full[ring.stage]);
+        ring.advance();
       }
-      phase ^= 1;
-    }
+    });
   }
 
  private:
-  __device__ void load_rows(Tile tile, int group) {
-    arrive_and_expect(&shared.q_full[group], T::kPanels * T::kGroupPanelBytes);
-    const uint64_t once = l2_policy<L2Hint::kEvictFirst>();
-    for (int panel = 0; panel < T::kPanels; ++panel) {
-      load_box(shared.q + panel * T::kQPanelBytes + group * T::kGroupPanelBytes, &arguments.q, &shared.q_full[group],
-               once, panel * T::kPanel, tile.block * T::kQTile + group * T::kGroupRows, tile.head, tile.batch);
+  __device__ void copy(Tile tile, int n) {
+    if (arguments.rules.bool_mask) {
+      copy_block<uint8_t>(tile, n);
+    } else {
+      copy_block<uint16_t>(tile, n);
+    }
+  }
+
+  template <typename Value>
+  __device__ void copy_block(Tile tile, int n) {
+    const Mask& mask = arguments.problem.mask;
+    const int first_row = tile.block * T::kQTile;
+    const int rows_left = static_cast<int>(arguments.problem.q_sequence_length) - first_row;
+    const int rows = arguments.mask.by_rows ? min(T::kQTile, rows_left) : 1;
+    const Value* block = static_cast<const Value*>(mask.data) + tile.batch * mask.batch_stride +
+                         tile.head * mask.head_stride + first_row * mask.row_stride;
+    for (int column = thread; column < T::kKeyTile && n * T::kKeyTile + column < mask.length; column += kThreads) {
+      const int byte = column * static_cast<int>(sizeof(Value));
+      char* panel = shared.mask[ring.stage] + byte / 128 * T::kMaskPanelBytes;
+      copy_column(block + (n * int64_t{T::kKeyTile} + column) * mask.key_stride, rows, panel, byte % 128);
+    }
+  }
+
+  // Rows past the last are copies of it, which nobody looks at: with a condition for each, loads would wait for stores.
+  template <typename Value>
+  __device__ void copy_column(const Value* source, int rows, char* panel, int byte) {
+    constexpr int kAtOnce = 32;  // loads that are under way together
+    static_assert(T::kQTile % kAtOnce == 0);
+    const int64_t stride = arguments.problem.mask.row_stride;
+#pragma unroll 1
+    for (; rows > 0; rows -= kAtOnce, panel += kAtOnce * 128) {
+      Value values[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        values[i] = *source;
+        source += i + 1 < rows ? stride : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) *reinterpret_cast<Value*>(panel + swizzled(i, byte)) = values[i];
     }
   }
 };

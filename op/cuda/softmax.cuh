@@ -26,12 +26,6 @@ __device__ inline float quad_sum(float value) {
   return value + __shfl_xor_sync(~0u, value, 2);
 }
 
-__device__ inline float fast_exp2(float value) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
-  return result;
-}
-
 // The maxima of both rows over all their columns. Four chains a row: one dependent maximum after the other would take
 // as long as the exponentials.
 template <int kSize>
@@ -55,15 +49,21 @@ __device__ inline void block_maxima(const float (&s)[kSize], float (&maxima)[2])
   }
 }
 
+// Powers of two per score unit, for exponentials against `base`. A base so large that the scaled one would overflow (a
+// row whose mask is -3e38 throughout) takes any that does not: its neighbours are further away than exponents reach.
+__device__ inline float safe_unit(float log2_unit, float base) { return fabsf(base) < 1e38f ? log2_unit : 0.25f; }
+
 // Scores of one block to unnormalised probabilities, in place; `correction` is what earlier sums and outputs of each
-// row are to be multiplied by. One score unit is `log2_unit` powers of two. kModified: scores may be finite but so
-// large that scaling them first would overflow (a mask of -3e38), so the maximum is subtracted before.
-template <bool kModified, int kSize>
+// row are to be multiplied by. One score unit is `log2_unit` powers of two. kSubtractFirst: the maximum is subtracted
+// before scaling, which costs an instruction more and rounds less, or together with it.
+template <bool kSubtractFirst, int kSize>
 __device__ inline void softmax_step(float (&s)[kSize], RowState (&rows)[2], float log2_unit, float (&correction)[2]) {
   float maxima[2];
   block_maxima(s, maxima);
 
   float base[2];
+  float units[2];
+  float scaled_base[2];
   float sums[2][2] = {};  // two chains a row, as for the maxima
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -71,10 +71,13 @@ __device__ inline void softmax_step(float (&s)[kSize], RowState (&rows)[2], floa
     const bool lags = (maxima[r] - old) * log2_unit <= kLag;  // false where both are -inf
     const float next = lags ? old : fmaxf(old, maxima[r]);
     base[r] = next == -INFINITY ? 0.f : next;  // a row without an allowed key so far: exp2(-inf) = 0
-    correction[r] = lags ? 1.f : fast_exp2((old - base[r]) * log2_unit);
+    units[r] = kSubtractFirst ? log2_unit : safe_unit(log2_unit, base[r]);
+    scaled_base[r] = base[r] * units[r];
+    // The difference of what scores are and were compared with, roundings included.
+    const float step = kSubtractFirst ? (old - base[r]) * units[r] : __fmul_rn(old, units[r]) - scaled_base[r];
+    correction[r] = lags ? 1.f : fast_exp2(step);
     rows[r].max = next;
   }
-  const float scaled_base[2] = {base[0] * log2_unit, base[1] * log2_unit};
 
 #pragma unroll
   for (int j = 0; j < kSize / 4; ++j) {
@@ -83,10 +86,10 @@ __device__ inline void softmax_step(float (&s)[kSize], RowState (&rows)[2], floa
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& score = s[4 * j + 2 * r + c];
-        if constexpr (kModified) {
-          score = fast_exp2((score - base[r]) * log2_unit);
+        if constexpr (kSubtractFirst) {
+          score = fast_exp2((score - base[r]) * units[r]);
         } else {
-          score = fast_exp2(fmaf(score, log2_unit, -scaled_base[r]));
+          score = fast_exp2(fmaf(score, units[r], -scaled_base[r]));
         }
         sums[r][c] += score;
       }
@@ -116,7 +119,7 @@ struct RowResult {
 
 // A row's statistics (already summed over its threads) to its result; a row with no allowed key gives 0 and -inf.
 // One score unit is `unit` in natural logarithms. `sink`: null, or one more logit in the denominator (Xiao et al.,
-// arXiv 2309.17453, as in models of GPT-OSS).
+// arXiv 2309.17453, as in models of GPT-OSS). The sum is 1 at least, up to the lag of the maximum.
 __device__ inline RowResult finish_row(float max, float sum, float unit, const float* sink) {
   if (max == -INFINITY) return {};
   float natural_max = max * unit;
@@ -127,7 +130,7 @@ __device__ inline RowResult finish_row(float max, float sum, float unit, const f
     sum = sum * factor + exp2f((*sink - both) * kLog2E);
     natural_max = both;
   }
-  return {factor / sum, natural_max + logf(sum)};
+  return {factor * fast_reciprocal(sum), natural_max + logf(sum)};
 }
 
 }  // namespace flashonnx::cuda

@@ -27,6 +27,23 @@ bool aligned_rows(const View<Pointer>& view, int64_t columns, int64_t element_by
          (view.batch_stride | view.head_stride | view.row_stride | columns) * element_bytes % 16 == 0;
 }
 
+struct TensorSizes {
+  int64_t batches;
+  int64_t heads;
+  int64_t rows;
+  int64_t columns;
+};
+
+// Whether the sm_90 copy engine can read a view: dimensions of more than one element lie multiples of 16 bytes apart.
+inline bool copy_engine_reads(const Input& view, int64_t element_bytes, const TensorSizes& sizes) {
+  constexpr int64_t kMostStride = int64_t{1} << 40;
+  const auto fits = [&](int64_t size, int64_t stride) {
+    return size == 1 || (stride > 0 && stride * element_bytes % 16 == 0 && stride < kMostStride / element_bytes);
+  };
+  return reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && sizes.columns > 0 && fits(sizes.rows, view.row_stride) &&
+         fits(sizes.heads, view.head_stride) && fits(sizes.batches, view.batch_stride);
+}
+
 struct TileShape {
   int q_tile = 0;
   int key_tile = 0;
@@ -82,7 +99,7 @@ inline Sm90Use sm90_use(const Problem& problem) {
 }
 
 // Bounds: registers (output, scores and probabilities of 64 rows: 232 a thread with two consumers, 160 with three)
-// and shared memory (227 KiB for Q and two stages of K and V).
+// and shared memory (227 KiB for Q and at least two stages of K, V and, of modified scores, attn_mask).
 constexpr TileShape sm90_tile(HeadSizes sizes, Sm90Use use) {
   switch (sizes.head_size) {
     case 64:
@@ -91,9 +108,9 @@ constexpr TileShape sm90_tile(HeadSizes sizes, Sm90Use use) {
     case 128:
       return {128, 128};
     case 192:
-      return {128, sizes.v_head_size == 128 ? 128 : 112};
+      return {128, use == Sm90Use::kModified ? 64 : sizes.v_head_size == 128 ? 128 : 112};
     default:
-      return {128, 80};
+      return {128, use == Sm90Use::kModified ? 64 : 80};
   }
 }
 

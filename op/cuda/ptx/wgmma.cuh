@@ -101,26 +101,26 @@ FLASHONNX_DEFINE_WGMMA_SHARED(160, 80, "%80", "%81", "%82")
 FLASHONNX_DEFINE_WGMMA_SHARED(176, 88, "%88", "%89", "%90")
 FLASHONNX_DEFINE_WGMMA_SHARED(192, 96, "%96", "%97", "%98")
 
-// d += a b: A in registers, B in shared memory with contiguous rows along n (P and V).
-#define FLASHONNX_WGMMA_REGISTERS(N, SIZE, TYPE, A, B)                                                                 \
-  asm volatile("{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE \
-               " {" FLASHONNX_REGS_##SIZE "}, {" A "}, " B ", p, 1, 1, 1;\n}\n"                                        \
-               : FLASHONNX_ACC_##SIZE                                                                                  \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+// d = a b (+ d): A in registers, B in shared memory with contiguous rows along n (P and V).
+#define FLASHONNX_WGMMA_REGISTERS(N, SIZE, TYPE, A, B, ACCUMULATE)                                         \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ACCUMULATE ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N \
+               "k16.f32." TYPE "." TYPE " {" FLASHONNX_REGS_##SIZE "}, {" A "}, " B ", p, 1, 1, 1;\n}\n"     \
+               : FLASHONNX_ACC_##SIZE                                                                      \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
 
-#define FLASHONNX_DEFINE_WGMMA_REGISTERS(N, SIZE, A, B)                                     \
-  template <typename Element>                                                               \
-  __device__ inline void wgmma_registers(float (&d)[SIZE], const uint32_t* a, uint64_t b) { \
-    if constexpr (std::is_same_v<Element, __half>)                                          \
-      FLASHONNX_WGMMA_REGISTERS(N, SIZE, "f16", A, B);                                      \
-    else                                                                                    \
-      FLASHONNX_WGMMA_REGISTERS(N, SIZE, "bf16", A, B);                                     \
+#define FLASHONNX_DEFINE_WGMMA_REGISTERS(N, SIZE, A, B, ACCUMULATE)                                         \
+  template <typename Element>                                                                               \
+  __device__ inline void wgmma_registers(float (&d)[SIZE], const uint32_t* a, uint64_t b, int accumulate) { \
+    if constexpr (std::is_same_v<Element, __half>)                                                          \
+      FLASHONNX_WGMMA_REGISTERS(N, SIZE, "f16", A, B, ACCUMULATE);                                          \
+    else                                                                                                    \
+      FLASHONNX_WGMMA_REGISTERS(N, SIZE, "bf16", A, B, ACCUMULATE);                                         \
   }
 
-FLASHONNX_DEFINE_WGMMA_REGISTERS(64, 32, "%32, %33, %34, %35", "%36")
-FLASHONNX_DEFINE_WGMMA_REGISTERS(96, 48, "%48, %49, %50, %51", "%52")
-FLASHONNX_DEFINE_WGMMA_REGISTERS(128, 64, "%64, %65, %66, %67", "%68")
-FLASHONNX_DEFINE_WGMMA_REGISTERS(192, 96, "%96, %97, %98, %99", "%100")
-FLASHONNX_DEFINE_WGMMA_REGISTERS(256, 128, "%128, %129, %130, %131", "%132")
+FLASHONNX_DEFINE_WGMMA_REGISTERS(64, 32, "%32, %33, %34, %35", "%36", "%37")
+FLASHONNX_DEFINE_WGMMA_REGISTERS(96, 48, "%48, %49, %50, %51", "%52", "%53")
+FLASHONNX_DEFINE_WGMMA_REGISTERS(128, 64, "%64, %65, %66, %67", "%68", "%69")
+FLASHONNX_DEFINE_WGMMA_REGISTERS(192, 96, "%96, %97, %98, %99", "%100", "%101")
+FLASHONNX_DEFINE_WGMMA_REGISTERS(256, 128, "%128, %129, %130, %131", "%132", "%133")
 
 }  // namespace flashonnx::cuda

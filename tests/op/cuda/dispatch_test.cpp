@@ -93,6 +93,19 @@ TEST(Dispatch, TilesOfTheSm90Kernel) {
   EXPECT_PART(planned(make(sized(256, 256)), 90), "sm90, 128 x 80 tiles");
 }
 
+TEST(Dispatch, TilesOfModifiedScoresLeaveRoomForTheMask) {
+  for (const int64_t size : {64, 128}) {
+    Problem capped = make(sized(size, size));
+    capped.softcap = 30;
+    EXPECT_PART(planned(capped, 90), "sm90, 128 x 128 tiles");
+  }
+  for (const int64_t size : {192, 256}) {
+    Problem capped = make(sized(size, size));
+    capped.softcap = 30;
+    EXPECT_PART(planned(capped, 90), "sm90, 128 x 64 tiles");
+  }
+}
+
 TEST(Dispatch, FewQueriesAreSplitOverTheMultiprocessors) {
   EXPECT_EQ(planned(make(decoding(1, 8192)), 90), "split, 16 x 64 tiles, keys in 32 parts (the first choice)");
   EXPECT_EQ(planned(make(decoding(1, 300)), 90), "split, 16 x 64 tiles (the first choice)");    // too few keys
