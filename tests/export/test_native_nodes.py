@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import flashonnx.fusion
 from tests.export.forms import (
     HEADS,
     SIZE,
@@ -89,6 +90,7 @@ def test_attention_with_a_cache():
     graph.outputs += [join_heads(graph, y), key, value]
     fused = assert_fused(graph, CACHE_SIZES)
     assert len(fused.node.output) == 3
+    assert flashonnx.fusion.fuse(graph.model()).report.verification.startswith("equal")
 
 
 def test_attention_whose_scores_are_wanted_is_left_alone():
