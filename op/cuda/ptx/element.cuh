@@ -8,19 +8,6 @@
 
 namespace flashonnx::cuda {
 
-template <typename Element>
-struct Pair;
-
-template <>
-struct Pair<__half> {
-  using Type = __half2;
-};
-
-template <>
-struct Pair<__nv_bfloat16> {
-  using Type = __nv_bfloat162;
-};
-
 // Two floats rounded to nearest even, the first in the low half.
 template <typename Element>
 __device__ inline uint32_t pack(float low, float high) {
@@ -35,12 +22,13 @@ __device__ inline uint32_t pack(float low, float high) {
 
 template <typename Element>
 __device__ inline float2 unpack(uint32_t packed) {
-  typename Pair<Element>::Type pair;
-  memcpy(&pair, &packed, sizeof(pair));
-  if constexpr (std::is_same_v<Element, __half>)
+  if constexpr (std::is_same_v<Element, __half>) {
+    __half2 pair;
+    memcpy(&pair, &packed, sizeof(pair));
     return __half22float2(pair);
-  else
-    return __bfloat1622float2(pair);
+  } else {  // an instruction each, of which __bfloat1622float2 takes two for the second
+    return make_float2(__uint_as_float(packed << 16), __uint_as_float(packed & 0xFFFF0000u));
+  }
 }
 
 __device__ inline float to_float(__half value) { return __half2float(value); }
