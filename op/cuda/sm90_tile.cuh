@@ -20,7 +20,7 @@ struct Sm90Tile {
 
   static constexpr int kConsumers = kQTile / 64;
   static constexpr int kThreads = 128 * (kConsumers + 1);
-  static constexpr int kStages = 2;     // of K and of V
+  static constexpr int kStages = kHeadSize == 64 && !kModified ? 4 : 2;  // of K and of V
   static constexpr int kWorkSlots = 3;  // tiles that are handed out: one that ends, one that runs, one ahead
   static constexpr int kPanel = 64;     // columns of a 128-byte row
   static constexpr int kPanels = (kHeadSize + kPanel - 1) / kPanel;
