@@ -38,13 +38,15 @@ void clear(float* values, int64_t count) {
 // Whether rows of so many values are read in place, rather than from a padded copy in float.
 bool fills_pairs(int64_t columns) { return columns % kPair == 0; }
 
-// G groups of R rows, the last of which repeat the tile's last row. kType: what the products read, which is float where
-// rows are copied.
-template <DType kType, int R, int G>
+// Groups of R rows; those past the tile's last repeat it. kType: what the products read, which is float where rows are
+// copied.
+template <DType kType, int R>
 class FewRowsKernel {
  public:
   FewRowsKernel(const Tile& tile, float* scratch)
-      : tile_(tile), scratch_(scratch, kRows, tile.head_size, tile.v_head_size) {}
+      : tile_(tile),
+        groups_((tile.rows + R - 1) / R),
+        scratch_(scratch, groups_ * R, tile.head_size, tile.v_head_size) {}
 
   void run() {
     start();
@@ -54,16 +56,15 @@ class FewRowsKernel {
   }
 
  private:
-  static constexpr int kRows = R * G;
   static constexpr int kKeys = kStepKeys<R>;
 
   void start() {
-    for (int g = 0; g < G; ++g) {
+    for (int g = 0; g < groups_; ++g) {
       m_[g] = broadcast(kNever);
       l_[g] = broadcast(0.0f);
     }
-    clear(scratch_.q, kRows * padded(tile_.head_size));
-    clear(scratch_.o, kRows * padded(tile_.v_head_size));
+    clear(scratch_.q, groups_ * R * padded(tile_.head_size));
+    clear(scratch_.o, groups_ * R * padded(tile_.v_head_size));
     for (int r = 0; r < tile_.rows; ++r) pack_query(r);
   }
 
@@ -85,16 +86,16 @@ class FewRowsKernel {
     const StoredRows k = stored(segment.k, segment.k_row_stride, keys.begin - segment.begin);
     const StoredRows v = stored(segment.v, segment.v_row_stride, keys.begin - segment.begin);
     const StoredRows next_k = stored(segment.k, segment.k_row_stride, keys.end - segment.begin);
-    score_keys<kType, R, G>(load_rows(k, keys.size(), tile_.head_size, scratch_.k), keys.size(),
-                            padded(tile_.head_size), tile_.score_scale, scratch_.q,
-                            Lines(v, keys.size(), tile_.v_head_size * bytes_of(tile_.dtype)), scratch_.scores);
-    for (int g = 0; g < G; ++g) {
+    score_keys<kType, R>(load_rows(k, keys.size(), tile_.head_size, scratch_.k), keys.size(), padded(tile_.head_size),
+                         tile_.score_scale, groups_, scratch_.q,
+                         Lines(v, keys.size(), tile_.v_head_size * bytes_of(tile_.dtype)), scratch_.scores);
+    for (int g = 0; g < groups_; ++g) {
       if (needs_edit(keys)) edit(g, keys);
       fold(g, keys.size());
     }
-    add_values<kType, R, G>(load_rows(v, keys.size(), tile_.v_head_size, scratch_.v), keys.size(),
-                            padded(tile_.v_head_size), scratch_.scores, factor_,
-                            Lines(next_k, next.size(), tile_.head_size * bytes_of(tile_.dtype)), scratch_.o);
+    add_values<kType, R>(load_rows(v, keys.size(), tile_.v_head_size, scratch_.v), keys.size(),
+                         padded(tile_.v_head_size), groups_, scratch_.scores, factor_,
+                         Lines(next_k, next.size(), tile_.head_size * bytes_of(tile_.dtype)), scratch_.o);
   }
 
   StoredRows stored(const void* rows, int64_t stride, int64_t first) const {
@@ -234,19 +235,20 @@ class FewRowsKernel {
     }
   }
 
+  static constexpr int kMaxGroups = (kMaxFewRows + R - 1) / R;
+
   const Tile& tile_;
+  const int groups_;
   const Scratch scratch_;
-  Vec m_[G], l_[G];      // by lane: the row's maximum; the sum of the lane's probabilities
-  float factor_[kRows];  // what the sums before this block shrink by
+  Vec m_[kMaxGroups], l_[kMaxGroups];  // by lane: the row's maximum; the sum of the lane's probabilities
+  float factor_[kMaxFewRows];          // what the sums before this block shrink by
 };
 
 template <DType kType>
 void run(const Tile& tile, float* scratch) {
-  static_assert(kMaxFewRows == 8);
-  if (tile.rows == 1) return FewRowsKernel<kType, 1, 1>(tile, scratch).run();
-  if (tile.rows == 2) return FewRowsKernel<kType, 2, 1>(tile, scratch).run();
-  if (tile.rows <= 4) return FewRowsKernel<kType, 4, 1>(tile, scratch).run();
-  FewRowsKernel<kType, 4, 2>(tile, scratch).run();
+  if (tile.rows == 1) return FewRowsKernel<kType, 1>(tile, scratch).run();
+  if (tile.rows == 2) return FewRowsKernel<kType, 2>(tile, scratch).run();
+  FewRowsKernel<kType, 4>(tile, scratch).run();
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Q K^T and P V for rows that read the same keys: lanes run along head_size, and a vector of K or V serves a group of
 // rows while it is in a register.
 //
-// There are G groups of R rows, and R divides kLanes. A step takes kStepKeys keys, so that their products with the rows
+// Rows form groups of R, which divides kLanes. A step takes kStepKeys keys, so that their products with the rows
 // of a group fill a vector once each is added up: lane r * kStepKeys + n holds row r's score of the step's key n.
 #pragma once
 
@@ -32,11 +32,11 @@ class Lines {
       row_bytes_ = count * row_bytes;
       rows_left_ = 0;
     }
-    row_end_ = next_ + row_bytes_;
+    row_end_ = count > 0 ? next_ + row_bytes_ : next_;
   }
 
-  void ask(int lines) {
-    for (int i = 0; i < lines; ++i) {
+  void ask(int64_t lines) {
+    for (int64_t i = 0; i < lines && next_ < row_end_; ++i) {
       __builtin_prefetch(next_, 0, 2);
       next_ += kLine;
       if (next_ >= row_end_) end_row();
@@ -46,12 +46,8 @@ class Lines {
   static constexpr int64_t kLine = 64;
 
  private:
-  // After the last row, its last line is asked for again.
   void end_row() {
-    if (rows_left_ <= 0) {
-      next_ -= kLine;
-      return;
-    }
+    if (rows_left_ <= 0) return;
     --rows_left_;
     next_ = row_end_ - row_bytes_ + stride_;
     row_end_ += stride_;
@@ -69,17 +65,17 @@ constexpr int lines_a_step() {
   return static_cast<int>((bytes + Lines::kLine - 1) / Lines::kLine);
 }
 
-// scores = scale * q . keys, a vector a step and group, (G, steps of a whole block, kLanes). Past the last key, its
-// scores are repeated. q is (G, vector of head_size, R, kLanes).
-template <DType kType, int R, int G>
+// scores = scale * q . keys, a vector a step and group, (group, steps of a whole block, kLanes). Past the last key, its
+// scores are repeated. q is (group, vector of head_size, R, kLanes).
+template <DType kType, int R>
 __attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count, int64_t head_size, float scale,
-                                          const float* q, Lines next, float* scores) {
+                                          int groups, const float* q, Lines next, float* scores) {
   constexpr int N = kStepKeys<R>;
   for (int64_t j = 0; j < count; j += N, scores += kLanes) {
     const char* key[N];
     for (int n = 0; n < N; ++n) key[n] = keys.row(j + n < count ? j + n : count - 1);
     const float* q_part = q;
-    for (int g = 0; g < G; ++g) {
+    for (int g = 0; g < groups; ++g) {
       Vec sums[kLanes];
       for (int i = 0; i < kLanes; ++i) sums[i] = broadcast(0.0f);
       for (int64_t d = 0; d < head_size; d += kPair) {
@@ -98,14 +94,14 @@ __attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count,
   }
 }
 
-// o = factor * o + sum of p values, of R * G rows, `v_head_size` apart in o; p is laid out as scores are. A block is
-// summed by itself first: see panel.h.
-template <DType kType, int R, int G>
-__attribute__((noinline)) void add_values(const StoredRows& values, int64_t count, int64_t v_head_size, const float* p,
-                                          const float* factor, Lines next, float* o) {
+// o = factor * o + sum of p values, of R * groups rows, `v_head_size` apart in o; p is laid out as scores are. A block
+// is summed by itself first: see panel.h.
+template <DType kType, int R>
+__attribute__((noinline)) void add_values(const StoredRows& values, int64_t count, int64_t v_head_size, int groups,
+                                          const float* p, const float* factor, Lines next, float* o) {
   constexpr int N = kStepKeys<R>;
   for (int64_t d = 0; d < v_head_size; d += kPair) {
-    for (int g = 0; g < G; ++g) {
+    for (int g = 0; g < groups; ++g) {
       Vec sums[R][2];
       for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = broadcast(0.0f);
       const float* p_step = p + g * R * kFewRowsBlockKeys;
