@@ -104,7 +104,7 @@ FLASHONNX_DEFINE_WGMMA_SHARED(192, 96, "%96", "%97", "%98")
 // d = a b (+ d): A in registers, B in shared memory with contiguous rows along n (P and V).
 #define FLASHONNX_WGMMA_REGISTERS(N, SIZE, TYPE, A, B, ACCUMULATE)                                         \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ACCUMULATE ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N \
-               "k16.f32." TYPE "." TYPE " {" FLASHONNX_REGS_##SIZE "}, {" A "}, " B ", p, 1, 1, 1;\n}\n"     \
+               "k16.f32." TYPE "." TYPE " {" FLASHONNX_REGS_##SIZE "}, {" A "}, " B ", p, 1, 1, 1;\n}\n"   \
                : FLASHONNX_ACC_##SIZE                                                                      \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
 
