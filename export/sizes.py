@@ -151,10 +151,10 @@ def _links(graph: ir.Graph, symbols: dict[str, bool]) -> Iterator[dict[str, str]
     """
     firsts = [name for name, is_first in symbols.items() if is_first]
     names = [name for name, is_first in symbols.items() if not is_first]
-    one_batch = dict.fromkeys(firsts[1:], firsts[0])
+    one_batch = _all_equal(firsts)
     if one_batch:
         yield one_batch
-        yield one_batch | dict.fromkeys(names[1:], names[0])
+        yield one_batch | _all_equal(names)
     for name in names:
         for first, second in itertools.combinations([other for other in names if other != name], 2):
             yield one_batch | {name: f"{first}+{second}"}
@@ -165,6 +165,10 @@ def _links(graph: ir.Graph, symbols: dict[str, bool]) -> Iterator[dict[str, str]
             yield one_batch | {name: other}
     for name, number in itertools.product(names, _written_sizes(graph)):
         yield one_batch | {name: str(number)}
+
+
+def _all_equal(names: list[str]) -> dict[str, str]:
+    return dict.fromkeys(names[1:], names[0]) if names else {}
 
 
 def _traces_despite_links(attempt: _Attempt, graph: ir.Graph, operators: Operators) -> list[Trace]:

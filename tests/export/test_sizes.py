@@ -104,3 +104,26 @@ def test_dimensions_that_every_input_names_for_itself(masked: bool) -> None:
         if padding != "all"
     ]
     assert assert_equal_wherever_it_runs(graph.model(), feeds) == len(feeds)
+
+
+def test_dimensions_none_of_which_is_a_batch_by_its_place() -> None:
+    """Every one is also a second dimension somewhere, and one is the sum of two."""
+    graph = Graph()
+    x, past = (graph.input(name, np.float32, ("batch", name, 8)) for name in ("rows", "past"))
+    others = [graph.input(f"{name}_first", np.float32, (name, "batch", 8)) for name in ("rows", "past")]
+    others = [graph.transpose(other, 1, 0, 2) for other in others]
+    keys = graph.op("Concat", past, x, axis=1)
+    values = graph.op("Concat", *reversed(others), axis=1)
+    mask = graph.input("mask", np.float32, ("batch", "total"), is_padding=True, fill=-np.inf)
+    scores = graph.op("Add", graph.op("MatMul", x, graph.transpose(keys, 0, 2, 1)), graph.unsqueeze(mask, 1))
+    graph.outputs.append(graph.op("MatMul", graph.op("Softmax", scores, axis=-1), values))
+    feeds = [graph.feeds({"batch": 2, "rows": 4, "past": past, "total": 4 + past}, "right", 0) for past in (0, 3)]
+    assert assert_equal_wherever_it_runs(graph.model(), feeds) == 2
+
+
+def test_batches_under_two_names_and_nothing_else_that_is_free() -> None:
+    graph = Graph()
+    q, k = (graph.input(name, np.float32, (f"{name}.batch", 4, 8)) for name in "qk")
+    graph.outputs.append(softmax_of_product(graph, q, k, k))
+    feeds = [graph.feeds({"q.batch": batch, "k.batch": batch}, "none", 0) for batch in (1, 3)]
+    assert assert_equal_wherever_it_runs(graph.model(), feeds) == 2
