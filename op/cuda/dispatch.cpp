@@ -85,8 +85,7 @@ std::string why_not(Kernel kernel, const Problem& problem, const Device& device)
 // Enough parts to give every multiprocessor as many blocks as it holds (two at most), of no fewer keys than are worth a
 // merge.
 int choose_splits(const Problem& problem, const Device& device) {
-  const int64_t row_tiles =
-      (problem.q_sequence_length * problem.group_size() + kSplitTile.q_tile - 1) / kSplitTile.q_tile;
+  const int64_t row_tiles = (problem.q_sequence_length * problem.group_size() + kSplitRows - 1) / kSplitRows;
   const int64_t tiles = problem.batch_size * problem.kv_num_heads * row_tiles;
   const int64_t shared = split_shared_bytes(size_of(problem.dtype), split_head_size(problem));
   const int64_t resident = device.shared_memory_bytes / shared >= 2 ? 2 : 1;
@@ -105,7 +104,7 @@ void fill(const Problem& problem, Plan* plan) {
       tile = sm80_tile(size_of(problem.dtype), sm80_head_size(problem));
       break;
     case Kernel::kSplit:
-      tile = kSplitTile;
+      tile = split_tile(size_of(problem.dtype), split_head_size(problem));
       plan->splits = choose_splits(problem, plan->device);
       break;
     case Kernel::kNaive:
@@ -198,7 +197,7 @@ std::string describe(const Plan& plan) {
 // Rows of K and V grow with the problem. Partial results do not: what is split has so few tiles that all parts together
 // make at most two a multiprocessor (choose_splits).
 int64_t max_workspace_bytes(const Problem& largest, const Device& device) {
-  const int64_t rows = 2 * device.multiprocessors * kSplitTile.q_tile;
+  const int64_t rows = 2 * device.multiprocessors * kSplitRows;
   return workspace(largest, Kernel::kSm90, 1).bytes + rows * partial_row_bytes(largest);
 }
 

@@ -1,94 +1,99 @@
 // Tiles of rows in shared memory that warps load operands from: panels of 128 bytes a row, 16-byte chunks swizzled by
 // row so that what a warp reads at once lies in different banks.
+//
+// An address is made of a part that differs between lanes, worked out once, and of constants that one XOR and the
+// instruction itself add: worked out whole for each access, addresses would take longer than the products.
 #pragma once
 
 #include "op/cuda/fragments.cuh"
 
 namespace flashonnx::cuda {
 
-template <typename Element, int kRows, int kColumns>
+// The part that differs: where a lane finds its own piece of a tile's first operand, or of what it copies.
+struct LaneAddress {
+  uint32_t address;
+};
+
+template <typename Element, int kRows_, int kColumns>
 struct SharedTile {
   static constexpr bool kWide = sizeof(Element) == 4;
+  static constexpr int kRows = kRows_;
   static constexpr int kChunk = 16 / sizeof(Element);  // elements of 16 bytes
+  static constexpr int kRowBytes = 128;                // of a panel
   static constexpr int kPanelColumns = 8 * kChunk;
   static constexpr int kPanels = (kColumns + kPanelColumns - 1) / kPanelColumns;
   alignas(128) Element data[kPanels * kRows * kPanelColumns];
 
-  __device__ Element* chunk(int row, int chunk) {
-    return data + (chunk / 8 * kRows + row) * kPanelColumns + ((chunk % 8) ^ swizzle(row)) * kChunk;
+  __device__ LaneAddress chunk(int row, int chunk) {
+    return {shared_address(data) + row * kRowBytes + (chunk ^ swizzle(row)) * 16};
   }
 
-  // Rows and columns at and past `rows` and `columns` become zeros. `vectors`: the source allows 16-byte reads, which
-  // then arrive asynchronously; otherwise elements are copied one by one. `thread` of kThreads does its share.
-  template <int kThreads>
-  __device__ void load(const Element* source, int64_t row_stride, int rows, int columns, bool vectors, int thread) {
-    static_assert(kColumns % kChunk == 0);
-    constexpr int kRowChunks = kColumns / kChunk;
-    constexpr int kChunks = kRows * kRowChunks;
-    if (vectors) {
-#pragma unroll
-      for (int i = 0; i < (kChunks + kThreads - 1) / kThreads; ++i) {
-        const int index = i * kThreads + thread;
-        const int row = index / kRowChunks;
-        const int column = index % kRowChunks * kChunk;
-        if (kChunks % kThreads != 0 && index >= kChunks) break;
-        const bool inside = row < rows && column < columns;
-        copy_16_bytes(chunk(row, column / kChunk), inside ? source + row * row_stride + column : source, inside);
-      }
-    } else {
-#pragma unroll 1
-      for (int index = thread; index < kChunks; index += kThreads) {
-        copy_elements(source, row_stride, rows, columns, index / kRowChunks, index % kRowChunks * kChunk);
-      }
-    }
+  // `row` and `chunk` on from the lane's own, with which they have no bit in common, so that swizzles add by XOR.
+  static __device__ uint32_t at(LaneAddress lane, int row, int chunk) {
+    return (lane.address ^ (((chunk % 8) ^ swizzle(row)) * 16)) + chunk / 8 * kRows * kRowBytes + row * kRowBytes;
   }
 
-  // The A operand at (row, 16 * step): 16 rows by 16 columns. Of floats a thread takes four columns side by side, here
-  // and in load_b_of_rows: which of the 16 is which does not matter to a sum over all.
-  __device__ void load_a(AFragment<Element>& a, int row, int step) {
+  // For load_a of the rows from `row` on. Of floats a thread takes four columns side by side, here and in
+  // load_b_of_rows: which of the 16 is which does not matter to a sum over all.
+  __device__ LaneAddress lane_of_a(int row) {
     const int lane = threadIdx.x % 32;
+    return kWide ? chunk(row + lane / 4, lane % 4) : chunk(row + lane % 16, lane / 16);
+  }
+
+  // The A operand at (row, 16 * step): 16 rows by 16 columns.
+  static __device__ void load_a(AFragment<Element>& a, LaneAddress lane, int row, int step) {
     if constexpr (kWide) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const float4 values = four(row + lane / 4 + 8 * r, 4 * step + lane % 4);
+        const float4 values = load_four(at(lane, row + 8 * r, 4 * step));
         a.set(r, values.x);
         a.set(2 + r, values.y);
         a.set(4 + r, values.z);
         a.set(6 + r, values.w);
       }
     } else {
-      load_matrices(a.words, chunk(row + lane % 16, 2 * step + lane / 16));
+      load_matrices(a.words, at(lane, row, 2 * step));
     }
   }
 
-  // The B operand of rows [row, row + 16) taken as columns (K^T).
-  __device__ void load_b_of_rows(BFragment<Element>& b, int row, int step) {
+  // For load_b_of_rows.
+  __device__ LaneAddress lane_of_rows() {
     const int lane = threadIdx.x % 32;
+    return kWide ? chunk(lane / 4, lane % 4) : chunk(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  }
+
+  // The B operand of rows [row, row + 16) taken as columns (K^T).
+  static __device__ void load_b_of_rows(BFragment<Element>& b, LaneAddress lane, int row, int step) {
     if constexpr (kWide) {
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        const float4 values = four(row + lane / 4 + 8 * n, 4 * step + lane % 4);
+        const float4 values = load_four(at(lane, row + 8 * n, 4 * step));
         b.set(4 * n, values.x);
         b.set(4 * n + 1, values.y);
         b.set(4 * n + 2, values.z);
         b.set(4 * n + 3, values.w);
       }
     } else {
-      load_matrices(b.words, chunk(row + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
+      load_matrices(b.words, at(lane, row, 2 * step));
     }
   }
 
-  // The B operand of rows [row, row + 16) taken as k (V), for columns 16 * step and the next 16.
-  __device__ void load_b_of_columns(BFragment<Element>& b, int row, int step) {
+  // For load_b_of_columns.
+  __device__ LaneAddress lane_of_columns() {
     const int lane = threadIdx.x % 32;
+    if constexpr (!kWide) return chunk(lane % 16, lane / 16);
+    return {chunk(lane % 4 * 2, lane / 16).address + lane / 4 % 4 * 4};
+  }
+
+  // The B operand of rows [row, row + 16) taken as k (V), for columns 16 * step and the next 16.
+  static __device__ void load_b_of_columns(BFragment<Element>& b, LaneAddress lane, int row, int step) {
     if constexpr (kWide) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const int column = 16 * step + 8 * (i / 4) + lane / 4;
-        b.set(i, chunk(row + i / 2 % 2 * 8 + lane % 4 * 2 + i % 2, column / kChunk)[column % kChunk]);
+        b.set(i, load_one(at(lane, row + i / 2 % 2 * 8 + i % 2, 4 * step + 2 * (i / 4))));
       }
     } else {
-      load_matrices_transposed(b.words, chunk(row + lane % 16, 2 * step + lane / 16));
+      load_matrices_transposed(b.words, at(lane, row, 2 * step));
     }
   }
 
@@ -99,19 +104,72 @@ struct SharedTile {
     if constexpr (kWide) return ((row / 2 % 4) ^ (row % 2 * 2)) * 2;
     return row % 8;
   }
+};
 
-  __device__ float4 four(int row, int column_chunk) {
-    return *reinterpret_cast<const float4*>(chunk(row, column_chunk));
+// One thread's share where kThreads copy tiles of a view's rows together: of every kRowsAtOnce-th row, one chunk of
+// each panel.
+template <typename Element, int kThreads>
+struct RowCopier {
+  static constexpr int kChunk = 16 / sizeof(Element);
+  static constexpr int kRowsAtOnce = kThreads / 8;
+
+  const Element* source;  // this thread's chunk in its first row of the first tile
+  int64_t row_stride;
+  int row;      // its first, in a tile
+  int column;   // in a panel
+  int columns;  // of the view
+  bool vectors;
+
+  RowCopier() = default;
+
+  // `vectors`: rows of the view can be read 16 bytes at a time, which then arrive asynchronously; otherwise elements
+  // are copied one by one.
+  __device__ RowCopier(const Element* first, int64_t row_stride, int64_t columns, bool vectors, int thread)
+      : row_stride(row_stride),
+        row(thread / 8),
+        column(thread % 8 * kChunk),
+        columns(static_cast<int>(columns)),
+        vectors(vectors) {
+    source = first + row * row_stride + column;
   }
 
-  __device__ void copy_elements(const Element* source, int64_t row_stride, int rows, int columns, int row, int column) {
+  // Copies rows [first, first + Tile::kRows). Those at and past `end`, and columns past the view's, become zeros.
+  template <typename Tile>
+  __device__ void load(Tile& tile, int first, int end) const {
+    static_assert(Tile::kRows % kRowsAtOnce == 0);
+    const Element* from = source + first * row_stride;
+    const int rows = end - first - row;
+    const LaneAddress lane = tile.chunk(row, column / kChunk);
+    if (vectors) {
+#pragma unroll
+      for (int i = 0; i < Tile::kRows; i += kRowsAtOnce) {
+#pragma unroll
+        for (int panel = 0; panel < Tile::kPanels; ++panel) {
+          const int past = panel * Tile::kPanelColumns;
+          copy_16_bytes(Tile::at(lane, i, 8 * panel), from + past, i < rows && column + past < columns);
+        }
+        from += kRowsAtOnce * row_stride;
+      }
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < Tile::kRows; i += kRowsAtOnce) {
+#pragma unroll 1
+        for (int panel = 0; panel < Tile::kPanels; ++panel) {
+          const int past = panel * Tile::kPanelColumns;
+          store_16_bytes(Tile::at(lane, i, 8 * panel), elements(from + past, i < rows ? columns - column - past : 0));
+        }
+        from += kRowsAtOnce * row_stride;
+      }
+    }
+  }
+
+ private:
+  // The first `count` of a chunk, then zeros.
+  static __device__ uint4 elements(const Element* from, int count) {
     alignas(16) Element values[kChunk];
 #pragma unroll
-    for (int c = 0; c < kChunk; ++c) {
-      const bool inside = row < rows && column + c < columns;
-      values[c] = inside ? source[row * row_stride + column + c] : static_cast<Element>(0.f);
-    }
-    *reinterpret_cast<uint4*>(chunk(row, column / kChunk)) = *reinterpret_cast<const uint4*>(values);
+    for (int c = 0; c < kChunk; ++c) values[c] = c < count ? from[c] : static_cast<Element>(0.f);
+    return *reinterpret_cast<const uint4*>(values);
   }
 };
 

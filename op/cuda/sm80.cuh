@@ -22,6 +22,8 @@ struct Sm80Tile {
   static constexpr int kQTile = sm80_tile(sizeof(Element), kHeadSize).q_tile;
   static constexpr int kKeyTile = sm80_tile(sizeof(Element), kHeadSize).key_tile;
   static constexpr int kFragments = kQTile / (16 * kWarps);  // of 16 rows, per warp
+  // The next K could be asked for before the softmax. Where a warp has 32 rows there are no registers to do that with.
+  static constexpr bool kSoftmaxFirst = kFragments > 1;
 };
 
 template <typename T>
@@ -55,7 +57,8 @@ struct Sm80Block {
   float output[T::kFragments][kOutputs];
   RowState states[T::kFragments][2];
   KeyLimits limits;
-  float unit;  // natural logarithms per score unit
+  LaneAddress q_lane, k_lane, v_lane;  // where this lane reads Q, K and V
+  float unit;                          // natural logarithms per score unit
 
   __device__ void run() {
     const Problem& problem = arguments.problem;
@@ -83,43 +86,43 @@ struct Sm80Block {
   }
 
   __device__ void attend(const KeyBlocks& blocks) {
-    load_q();
-    load_keys(shared.k, arguments.problem.k, blocks.end - 1, arguments.problem.head_size);
+    const Problem& problem = arguments.problem;
+    const int kv_head = tile.head / static_cast<int>(problem.q_num_heads / problem.kv_num_heads);
+    const Copier k = copier(problem.k, kv_head, problem.head_size);
+    const Copier v = copier(problem.v, kv_head, problem.v_head_size);
+    copier(problem.q, tile.head, problem.head_size)
+        .load(shared.q, tile.block * T::kQTile, static_cast<int>(problem.q_sequence_length));
+    load_keys(shared.k, k, blocks.end - 1);
+    q_lane = shared.q.lane_of_a(warp_row);
+    k_lane = shared.k.lane_of_rows();
+    v_lane = shared.v.lane_of_columns();
 #pragma unroll 1
     for (int n = blocks.end - 1; n >= blocks.begin; --n) {
       wait_copies<0>();
       __syncthreads();  // K is here, and nobody reads the last V any more
-      load_keys(shared.v, arguments.problem.v, n, arguments.problem.v_head_size);
+      load_keys(shared.v, v, n);
       multiply_scores();
       const bool masked = T::kModified || n < blocks.unmasked_begin || n >= blocks.unmasked_end;
-      softmax(n, masked);
+      if (T::kSoftmaxFirst) softmax(n, masked);
       wait_copies<0>();
       __syncthreads();  // V is here, and nobody reads this K any more
-      if (n > blocks.begin) load_keys(shared.k, arguments.problem.k, n - 1, arguments.problem.head_size);
+      if (n > blocks.begin) load_keys(shared.k, k, n - 1);
+      if (!T::kSoftmaxFirst) softmax(n, masked);
       multiply_output();
     }
   }
 
-  __device__ void load_q() {
-    const Problem& problem = arguments.problem;
-    const int first = tile.block * T::kQTile;
-    const auto* source = static_cast<const Element*>(problem.q.data) + tile.batch * problem.q.batch_stride +
-                         tile.head * problem.q.head_stride + first * problem.q.row_stride;
-    shared.q.template load<T::kThreads>(source, problem.q.row_stride,
-                                        static_cast<int>(problem.q_sequence_length) - first,
-                                        static_cast<int>(problem.head_size), arguments.vector_input, threadIdx.x);
-    commit_copies();
+  using Copier = RowCopier<Element, T::kThreads>;
+
+  __device__ Copier copier(const Input& input, int head, int64_t columns) const {
+    const auto* first =
+        static_cast<const Element*>(input.data) + tile.batch * input.batch_stride + head * input.head_stride;
+    return {first, input.row_stride, columns, arguments.vector_input, static_cast<int>(threadIdx.x)};
   }
 
   template <typename Rows>
-  __device__ void load_keys(Rows& target, const Input& input, int n, int64_t columns) {
-    const Problem& problem = arguments.problem;
-    const int kv_head = tile.head / static_cast<int>(problem.q_num_heads / problem.kv_num_heads);
-    const int first = n * T::kKeyTile;
-    const auto* source = static_cast<const Element*>(input.data) + tile.batch * input.batch_stride +
-                         kv_head * input.head_stride + first * input.row_stride;
-    target.template load<T::kThreads>(source, input.row_stride, static_cast<int>(limits.keys) - first,
-                                      static_cast<int>(columns), arguments.vector_input, threadIdx.x);
+  __device__ void load_keys(Rows& target, const Copier& from, int n) const {
+    from.load(target, n * T::kKeyTile, static_cast<int>(limits.keys));
     commit_copies();
   }
 
@@ -133,11 +136,11 @@ struct Sm80Block {
     for (int step = 0; step < T::kHeadSize / 16; ++step) {
       AFragment<Element> a[T::kFragments];
 #pragma unroll
-      for (int f = 0; f < T::kFragments; ++f) shared.q.load_a(a[f], warp_row + 16 * f, step);
+      for (int f = 0; f < T::kFragments; ++f) shared.q.load_a(a[f], q_lane, 16 * f, step);
 #pragma unroll
       for (int j = 0; j < T::kKeyTile / 16; ++j) {
         BFragment<Element> b;
-        shared.k.load_b_of_rows(b, 16 * j, step);
+        shared.k.load_b_of_rows(b, k_lane, 16 * j, step);
 #pragma unroll
         for (int f = 0; f < T::kFragments; ++f) multiply(scores[f] + 8 * j, a[f], b);
       }
@@ -148,25 +151,28 @@ struct Sm80Block {
     const int first_column = n * T::kKeyTile + 2 * (threadIdx.x % 4);
 #pragma unroll
     for (int f = 0; f < T::kFragments; ++f) {
-      if (masked) {
-        const int last = static_cast<int>(arguments.problem.q_sequence_length) - 1;
-        RowRules rows[2];  // made anew for each block: there are no registers to keep them in
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          rows[r] = row_rules(arguments.problem, limits, tile.batch, tile.head, min(query(f, r), last));
-        }
-        if constexpr (T::kModified) {
-          const ScoreRules rules = score_rules(arguments.problem);
-          MaskValues<Element, kScores> mask;
-          fetch_mask(mask, first_column, rules, rows);
-          modify_scores(scores[f], mask, first_column, rules, rows);
-        } else {
-          mask_outside(scores[f], first_column, rows);
-        }
-      }
+      if (masked) mask(f, first_column);
       float correction[2];
       softmax_step<kSubtractFirst>(scores[f], states[f], unit * kLog2E, correction);
       rescale(output[f], correction);
+    }
+  }
+
+  // Rules are made anew for each block: there are no registers to keep them in.
+  __device__ void mask(int f, int first_column) {
+    const int last = static_cast<int>(arguments.problem.q_sequence_length) - 1;
+    RowRules rows[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      rows[r] = row_rules(arguments.problem, limits, tile.batch, tile.head, min(query(f, r), last));
+    }
+    if constexpr (T::kModified) {
+      const ScoreRules rules = score_rules(arguments.problem);
+      MaskValues<Element, kScores> mask;
+      fetch_mask(mask, first_column, rules, rows);
+      modify_scores(scores[f], mask, first_column, rules, rows);
+    } else {
+      mask_outside(scores[f], first_column, rows);
     }
   }
 
@@ -179,7 +185,7 @@ struct Sm80Block {
 #pragma unroll
       for (int j = 0; j < T::kHeadSize / 16; ++j) {
         BFragment<Element> b;
-        shared.v.load_b_of_columns(b, 16 * step, j);
+        shared.v.load_b_of_columns(b, v_lane, 16 * step, j);
 #pragma unroll
         for (int f = 0; f < T::kFragments; ++f) multiply(output[f] + 8 * j, a[f], b);
       }
@@ -210,7 +216,7 @@ struct Sm80Block {
 
 template <typename T>
 __global__ void __launch_bounds__(T::kThreads, 2) sm80_forward(const __grid_constant__ Sm80Arguments arguments) {
-  extern __shared__ char dynamic_shared[];
+  extern __shared__ __align__(128) char dynamic_shared[];
   auto& shared = *reinterpret_cast<Sm80Shared<T>*>(dynamic_shared);
   Sm80Block<T> block{arguments, shared, arguments.order.tile(blockIdx.x),
                      static_cast<int>(threadIdx.x) / 32 * 16 * T::kFragments};

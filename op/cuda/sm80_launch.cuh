@@ -41,6 +41,7 @@ Status run_split(const Problem& problem, const LaunchContext& context) {
   arguments.splits = context.plan.splits;
   arguments.row_tiles = static_cast<int>((problem.group_size() * problem.q_sequence_length + T::kRows - 1) / T::kRows);
   arguments.vector_input = vector_input(problem);
+  arguments.modified = needs_modified_scores(problem);
   if (arguments.splits > 1) {
     // Outputs first: they are read 16 bytes at a time.
     arguments.partial_columns = static_cast<int>(split_partial_columns(problem));

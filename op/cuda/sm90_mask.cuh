@@ -19,7 +19,7 @@ __device__ inline void load_mask_elements(MaskValues<Element, kSize>& values, co
 #pragma unroll
   for (int i = 0; i < kSize / 8; ++i) {
     uint32_t pairs[4];
-    load_matrices(pairs, panels + i / 4 * panel_bytes + swizzled(row, i % 4 * 32 + lane / 16 * 16));
+    load_matrices(pairs, shared_address(panels + i / 4 * panel_bytes + swizzled(row, i % 4 * 32 + lane / 16 * 16)));
 #pragma unroll
     for (int j = 0; j < 4; ++j) values.pairs[4 * i + j][0] = pairs[j];
   }

@@ -7,10 +7,8 @@
 #pragma once
 
 #include "op/cuda/key_blocks.cuh"
-#include "op/cuda/output.cuh"
-#include "op/cuda/ptx/dependent_launch.cuh"
 #include "op/cuda/shared_tile.cuh"
-#include "op/cuda/tiles.h"
+#include "op/cuda/split_merge.cuh"
 
 namespace flashonnx::cuda {
 
@@ -20,8 +18,9 @@ struct SplitTile {
   static constexpr int kHeadSize = kHeadSize_;
   static constexpr int kWarps = 4;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kRows = kSplitTile.q_tile;
-  static constexpr int kKeys = kSplitTile.key_tile / kWarps;  // of a step of one warp
+  static constexpr TileShape kTile = split_tile(sizeof(Element), kHeadSize);
+  static constexpr int kRows = kTile.q_tile;
+  static constexpr int kKeys = kTile.key_tile / kWarps;  // of a step of one warp
   static constexpr int kStages = split_stages(sizeof(Element));
 };
 
@@ -47,23 +46,6 @@ struct SplitShared {
   } rings[T::kWarps];
 };
 
-// Rows of all (batch, q head, query), splits apart; an unnormalised output and its statistics in natural units.
-struct SplitPartials {
-  float* output = nullptr;  // (split, row, partial_columns); null: one split, results go to Y
-  float2* state = nullptr;  // (split, row): m, l
-};
-
-struct SplitArguments {
-  Problem problem;
-  SplitPartials partials;
-  int splits;
-  int row_tiles;        // per key/value head
-  int partial_columns;  // v_head_size, rounded up to 4
-  bool vector_input;
-};
-
-constexpr int kMergeThreads = 128;
-
 template <typename T>
 struct SplitBlock {
   using Element = typename T::Element;
@@ -75,7 +57,9 @@ struct SplitBlock {
 
   int group, rows;  // query heads of a key/value head; query rows of all of them
   KeyLimits limits;
-  int begin, end;  // this block's keys
+  int begin, end;                    // this block's keys
+  int unmasked_begin, unmasked_end;  // those of them that every row sees
+  float unit;                        // natural logarithms per score unit
 
   static constexpr bool kQInRegisters = T::kHeadSize <= 128 && sizeof(Element) == 2;
 
@@ -83,6 +67,9 @@ struct SplitBlock {
   RowState states[2];
   RowRules rules[2];
   ScoreRules score;
+  using Copier = RowCopier<Element, 32>;
+  Copier k, v;
+  LaneAddress q_lane;
   AFragment<Element> q[kQInRegisters ? T::kHeadSize / 16 : 1];
 
   __device__ void run() {
@@ -91,6 +78,8 @@ struct SplitBlock {
     rows = group * static_cast<int>(problem.q_sequence_length);
     limits = limits_of(problem, batch);
     take_share_of_keys();
+    k = copier(problem.k, problem.head_size);
+    v = copier(problem.v, problem.v_head_size);
     start_copies();
     load_q();
     start_rows();
@@ -134,17 +123,22 @@ struct SplitBlock {
       for (int c = 0; c < kChunk; ++c) {
         values[c] = column + c < problem.head_size ? from[column + c] : static_cast<Element>(0.f);
       }
-      *reinterpret_cast<uint4*>(shared.q.chunk(row, column / kChunk)) = *reinterpret_cast<const uint4*>(values);
+      store_16_bytes(shared.q.at(shared.q.chunk(row, 0), 0, column / kChunk), *reinterpret_cast<const uint4*>(values));
     }
     __syncthreads();
+    q_lane = shared.q.lane_of_a(0);
     if constexpr (kQInRegisters) {
 #pragma unroll
-      for (int step = 0; step < T::kHeadSize / 16; ++step) shared.q.load_a(q[step], 0, step);
+      for (int step = 0; step < T::kHeadSize / 16; ++step) shared.q.load_a(q[step], q_lane, 0, step);
     }
   }
 
   __device__ void start_rows() {
     score = score_rules(arguments.problem);
+    unit = arguments.modified ? 1.f : score.scale;
+    const KeyRange every = limits.every_row(query(0), query(T::kRows - 1));
+    unmasked_begin = static_cast<int>(every.begin);
+    unmasked_end = min(static_cast<int>(every.end), end);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       states[r] = RowState{};
@@ -154,6 +148,12 @@ struct SplitBlock {
     }
 #pragma unroll
     for (int i = 0; i < T::kHeadSize / 2; ++i) output[i] = 0;
+  }
+
+  __device__ Copier copier(const Input& input, int64_t columns) const {
+    const auto* first =
+        static_cast<const Element*>(input.data) + batch * input.batch_stride + kv_head * input.head_stride;
+    return {first, input.row_stride, columns, arguments.vector_input, lane};
   }
 
   static constexpr int kStride = T::kKeys * T::kWarps;  // from one step of a warp to its next
@@ -181,45 +181,48 @@ struct SplitBlock {
   // Commits a group even where there is nothing to load, so that groups and steps stay in step.
   __device__ void load_stage(int stage, int key) {
     if (key < end) {
-      const Problem& problem = arguments.problem;
-      load_rows(shared.rings[warp].stages[stage].k, problem.k, key, problem.head_size);
-      load_rows(shared.rings[warp].stages[stage].v, problem.v, key, problem.v_head_size);
+      k.load(shared.rings[warp].stages[stage].k, key, end);
+      v.load(shared.rings[warp].stages[stage].v, key, end);
     }
     commit_copies();
   }
 
-  template <typename Rows>
-  __device__ void load_rows(Rows& target, const Input& input, int key, int64_t columns) {
-    const auto* source = static_cast<const Element*>(input.data) + batch * input.batch_stride +
-                         kv_head * input.head_stride + key * input.row_stride;
-    target.template load<32>(source, input.row_stride, end - key, static_cast<int>(columns), arguments.vector_input,
-                             lane);
-  }
-
   __device__ void step(SplitStage<T>& stage, int key) {
+    const LaneAddress k_lane = stage.k.lane_of_rows();
     float scores[T::kKeys / 2] = {};
 #pragma unroll
     for (int i = 0; i < T::kHeadSize / 16; ++i) {
-      if constexpr (!kQInRegisters) shared.q.load_a(q[0], 0, i);
-      BFragment<Element> b;
-      stage.k.load_b_of_rows(b, 0, i);
-      multiply(scores, q[kQInRegisters ? i : 0], b);
+      if constexpr (!kQInRegisters) shared.q.load_a(q[0], q_lane, 0, i);
+#pragma unroll
+      for (int j = 0; j < T::kKeys / 16; ++j) {
+        BFragment<Element> b;
+        stage.k.load_b_of_rows(b, k_lane, 16 * j, i);
+        multiply(scores + 8 * j, q[kQInRegisters ? i : 0], b);
+      }
     }
 
     const int first_column = key + 2 * (lane % 4);
-    MaskValues<Element, T::kKeys / 2> mask;
-    fetch_mask(mask, first_column, score, rules);
-    modify_scores(scores, mask, first_column, score, rules);
+    if (arguments.modified) {
+      MaskValues<Element, T::kKeys / 2> mask;
+      fetch_mask(mask, first_column, score, rules);
+      modify_scores(scores, mask, first_column, score, rules);
+    } else if (key < unmasked_begin || key + T::kKeys > unmasked_end) {
+      mask_outside(scores, first_column, rules);
+    }
     float correction[2];
-    softmax_step<true>(scores, states, kLog2E, correction);
+    softmax_step<true>(scores, states, unit * kLog2E, correction);
     rescale(output, correction);
 
-    const AFragment<Element> p = as_a<Element>(scores);
+    const LaneAddress v_lane = stage.v.lane_of_columns();
 #pragma unroll
-    for (int j = 0; j < T::kHeadSize / 16; ++j) {
-      BFragment<Element> b;
-      stage.v.load_b_of_columns(b, 0, j);
-      multiply(output + 8 * j, p, b);
+    for (int i = 0; i < T::kKeys / 16; ++i) {
+      const AFragment<Element> p = as_a<Element>(scores + 8 * i);
+#pragma unroll
+      for (int j = 0; j < T::kHeadSize / 16; ++j) {
+        BFragment<Element> b;
+        stage.v.load_b_of_columns(b, v_lane, 16 * i, j);
+        multiply(output + 8 * j, p, b);
+      }
     }
   }
 
@@ -230,7 +233,7 @@ struct SplitBlock {
       const int row = lane / 4 + 8 * r;
       const float sum = quad_sum(states[r].sum);
       if (lane % 4 == 0) {
-        part.max[row] = states[r].max;
+        part.max[row] = states[r].max * unit;
         part.sum[row] = sum;
       }
 #pragma unroll
@@ -242,8 +245,6 @@ struct SplitBlock {
   }
 
   __device__ void merge_warps() {
-    const Problem& problem = arguments.problem;
-    const int columns = static_cast<int>(problem.v_head_size);
     for (int row = warp; row < T::kRows && exists(row); row += T::kWarps) {
       float max = -INFINITY;
 #pragma unroll
@@ -255,23 +256,31 @@ struct SplitBlock {
         factor[w] = max == -INFINITY ? 0.f : exp2f((shared.rings[w].part.max[row] - max) * kLog2E);
         sum += factor[w] * shared.rings[w].part.sum[row];
       }
-
-      const int64_t place = (batch * problem.q_num_heads + head(row)) * problem.q_sequence_length + query(row);
-      const int64_t all_rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
       if (arguments.partials.output != nullptr) {
-        float* target = arguments.partials.output + (split * all_rows + place) * arguments.partial_columns;
-        for (int column = lane; column < columns; column += 32) target[column] = merged(row, column, factor);
-        if (lane == 0) arguments.partials.state[split * all_rows + place] = make_float2(max, sum);
+        store_partial_row(row, max, sum, factor);
       } else {
-        const float* sink = problem.sinks != nullptr ? problem.sinks + head(row) : nullptr;
-        const RowResult result = finish_row(max, sum, 1.f, sink);
-        const OutputRow<Element> target = output_row<Element>(problem, batch, head(row), query(row));
-        for (int column = lane; column < columns; column += 32) {
-          target.y[column] = static_cast<Element>(merged(row, column, factor) * result.factor);
-        }
-        if (lane == 0 && target.lse != nullptr) *target.lse = result.lse;
+        store_row(row, max, sum, factor);
       }
     }
+  }
+
+  __device__ void store_partial_row(int row, float max, float sum, const float (&factor)[T::kWarps]) {
+    const Problem& problem = arguments.problem;
+    const int64_t place = (batch * problem.q_num_heads + head(row)) * problem.q_sequence_length + query(row);
+    const int64_t all_rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
+    float* target = arguments.partials.output + (split * all_rows + place) * arguments.partial_columns;
+    for (int column = lane; column < problem.v_head_size; column += 32) target[column] = merged(row, column, factor);
+    if (lane == 0) arguments.partials.state[split * all_rows + place] = make_float2(max, sum);
+  }
+
+  __device__ void store_row(int row, float max, float sum, const float (&factor)[T::kWarps]) {
+    const float* sink = arguments.problem.sinks != nullptr ? arguments.problem.sinks + head(row) : nullptr;
+    const RowResult result = finish_row(max, sum, 1.f, sink);
+    const OutputRow<Element> target = output_row<Element>(arguments.problem, batch, head(row), query(row));
+    for (int column = lane; column < arguments.problem.v_head_size; column += 32) {
+      target.y[column] = static_cast<Element>(merged(row, column, factor) * result.factor);
+    }
+    if (lane == 0 && target.lse != nullptr) *target.lse = result.lse;
   }
 
   __device__ float merged(int row, int column, const float (&factor)[T::kWarps]) {
@@ -283,8 +292,8 @@ struct SplitBlock {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(T::kThreads) split_forward(const __grid_constant__ SplitArguments arguments) {
-  extern __shared__ char dynamic_shared[];
+__global__ void __launch_bounds__(T::kThreads, 2) split_forward(const __grid_constant__ SplitArguments arguments) {
+  extern __shared__ __align__(128) char dynamic_shared[];
   auto& shared = *reinterpret_cast<SplitShared<T>*>(dynamic_shared);
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -304,78 +313,6 @@ __global__ void __launch_bounds__(T::kThreads) split_forward(const __grid_consta
                       static_cast<int>(threadIdx.x) / 32,
                       static_cast<int>(threadIdx.x) % 32};
   block.run();
-}
-
-// One block a row: the parts of all splits, first to last within a warp and then warp by warp, to Y and lse.
-template <typename Element>
-__global__ void __launch_bounds__(kMergeThreads) merge_splits(const __grid_constant__ SplitArguments arguments) {
-  constexpr int kWarps = kMergeThreads / 32;
-  __shared__ float factors[kMostSplits];
-  __shared__ float4 sums[kWarps][32];
-
-  wait_for_previous_kernel();
-  const Problem& problem = arguments.problem;
-  const SplitPartials& partials = arguments.partials;
-  const int64_t all_rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
-  const int64_t place = blockIdx.x;
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-
-  // Every warp works out the statistics for itself, to meet the others only once.
-  float max = -INFINITY;
-  for (int split = lane; split < arguments.splits; split += 32) {
-    max = fmaxf(max, partials.state[split * all_rows + place].x);
-  }
-  for (int offset = 16; offset > 0; offset /= 2) max = fmaxf(max, __shfl_xor_sync(~0u, max, offset));
-  float sum = 0;
-  for (int split = lane; split < arguments.splits; split += 32) {
-    const float2 state = partials.state[split * all_rows + place];
-    const float factor = max == -INFINITY ? 0.f : exp2f((state.x - max) * kLog2E);
-    sum += factor * state.y;
-    if (warp == 0) factors[split] = factor;
-  }
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-
-  const int head = static_cast<int>(place / problem.q_sequence_length % problem.q_num_heads);
-  const int batch = static_cast<int>(place / problem.q_sequence_length / problem.q_num_heads);
-  const int query = static_cast<int>(place % problem.q_sequence_length);
-  const RowResult result = finish_row(max, sum, 1.f, problem.sinks != nullptr ? problem.sinks + head : nullptr);
-  const OutputRow<Element> target = output_row<Element>(problem, batch, head, query);
-  if (threadIdx.x == 0 && target.lse != nullptr) *target.lse = result.lse;
-
-  const int columns = static_cast<int>(problem.v_head_size);
-  for (int first = 0; first < columns; first += 4 * 32) {
-    const int column = first + 4 * lane;
-    __syncthreads();  // the factors are there, and nobody reads the last columns' sums any more
-    float4 value = make_float4(0, 0, 0, 0);
-    if (column < columns) {
-#pragma unroll 8
-      for (int split = warp; split < arguments.splits; split += kWarps) {
-        const float4 part = *reinterpret_cast<const float4*>(
-            partials.output + (split * all_rows + place) * arguments.partial_columns + column);
-        const float factor = factors[split];
-        value.x += factor * part.x;
-        value.y += factor * part.y;
-        value.z += factor * part.z;
-        value.w += factor * part.w;
-      }
-    }
-    sums[warp][lane] = value;
-    __syncthreads();
-    if (warp != 0) continue;
-    for (int w = 1; w < kWarps; ++w) {
-      const float4 other = sums[w][lane];
-      value.x += other.x;
-      value.y += other.y;
-      value.z += other.z;
-      value.w += other.w;
-    }
-    const float values[4] = {value.x, value.y, value.z, value.w};
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      if (column + c < columns) target.y[column + c] = static_cast<Element>(values[c] * result.factor);
-    }
-  }
 }
 
 }  // namespace flashonnx::cuda

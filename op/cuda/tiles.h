@@ -114,23 +114,27 @@ constexpr TileShape sm90_tile(HeadSizes sizes, Sm90Use use) {
   }
 }
 
-// Floats take twice the shared memory, and so fewer keys: what two blocks of a multiprocessor can hold.
+// Keys: as many as registers (16-bit elements) or the shared memory of two blocks a multiprocessor (floats) allow.
 constexpr TileShape sm80_tile(int64_t element_bytes, int head_size) {
   if (element_bytes == 4) return {head_size <= 128 ? 128 : 64, head_size <= 64 ? 64 : head_size <= 128 ? 32 : 16};
-  return {head_size <= 128 ? 128 : 64, 64};
+  return {head_size <= 128 ? 128 : 64, head_size <= 64 ? 128 : 64};
 }
 constexpr int64_t sm80_shared_bytes(int64_t element_bytes, int head_size) {
   const TileShape tile = sm80_tile(element_bytes, head_size);
   return (tile.q_tile + 2 * tile.key_tile) * ((head_size + 63) / 64 * 64) * element_bytes;
 }
 
-// The split kernel: 16 rows; a step of its four warps is 64 keys, and each warp has a ring of a few steps.
-constexpr TileShape kSplitTile{16, 64};
+// The split kernel: its four warps take 64 keys a step, of small heads 128, and each has a ring of a few steps.
+constexpr int kSplitRows = 16;
+constexpr TileShape split_tile(int64_t element_bytes, int head_size) {
+  return {kSplitRows, element_bytes * head_size <= 128 ? 128 : 64};
+}
 constexpr int split_stages(int64_t element_bytes) { return element_bytes == 4 ? 2 : 3; }
 constexpr int kMostSplits = 256;
 inline int64_t split_partial_columns(const Problem& problem) { return (problem.v_head_size + 3) / 4 * 4; }
 constexpr int64_t split_shared_bytes(int64_t element_bytes, int head_size) {
-  return (kSplitTile.q_tile + split_stages(element_bytes) * 2 * kSplitTile.key_tile) * head_size * element_bytes;
+  const TileShape tile = split_tile(element_bytes, head_size);
+  return (tile.q_tile + split_stages(element_bytes) * 2 * tile.key_tile) * head_size * element_bytes;
 }
 
 }  // namespace flashonnx::cuda

@@ -242,7 +242,7 @@ def test_info_plans_for_gpus_that_are_elsewhere(run):
     result = run("info", "--compute-capability", "8.0", "--compute-capability", "9.0", *arguments)
     assert result.exit_code == 0, result.stderr
     kernels = json.loads(result.stdout)["gpu_kernels"]
-    assert kernels["8.0"].startswith("sm80, 128 x 64 tiles (not split: 2048 query rows per key/value head")
+    assert kernels["8.0"].startswith("sm80, 128 x 128 tiles (not split: 2048 query rows per key/value head")
     assert kernels["9.0"].startswith("sm90, 192 x 128 tiles")
     unknown = run("info", "--compute-capability", "5.0", *arguments)
     assert "no GPU of compute capability 5.0 is known" in json.loads(unknown.stdout)["gpu_kernels"]["5.0"]

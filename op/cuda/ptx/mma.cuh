@@ -8,10 +8,9 @@
 
 namespace flashonnx::cuda {
 
-// 16 bytes to shared memory without passing through registers; zeros where `valid` is false.
-__device__ inline void copy_16_bytes(void* shared, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(valid ? 16 : 0)
+// 16 bytes to a shared address without passing through registers; zeros, and nothing read, where `valid` is false.
+__device__ inline void copy_16_bytes(uint32_t shared, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 }
 
@@ -23,19 +22,40 @@ __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
-__device__ inline void load_matrices(uint32_t (&fragment)[4], const void* shared_row) {
+// Four 8x8 matrices of 16-bit elements; lane l gives the shared address of row l % 8 of matrix l / 8.
+__device__ inline void load_matrices(uint32_t (&fragment)[4], uint32_t shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-               : "r"(shared_address(shared_row))
+               : "r"(shared_row)
                : "memory");
 }
 
-__device__ inline void load_matrices_transposed(uint32_t (&fragment)[4], const void* shared_row) {
+__device__ inline void load_matrices_transposed(uint32_t (&fragment)[4], uint32_t shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-               : "r"(shared_address(shared_row))
+               : "r"(shared_row)
                : "memory");
+}
+
+__device__ inline void store_16_bytes(uint32_t shared, uint4 value) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(value.x), "r"(value.y), "r"(value.z),
+               "r"(value.w)
+               : "memory");
+}
+
+__device__ inline float4 load_four(uint32_t shared) {
+  float4 values;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(values.x), "=f"(values.y), "=f"(values.z), "=f"(values.w)
+               : "r"(shared)
+               : "memory");
+  return values;
+}
+
+__device__ inline float load_one(uint32_t shared) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(shared) : "memory");
+  return value;
 }
 
 // d += a b for a 16x16, b 16x8.

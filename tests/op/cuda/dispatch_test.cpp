@@ -106,10 +106,20 @@ TEST(Dispatch, TilesOfModifiedScoresLeaveRoomForTheMask) {
   }
 }
 
+TEST(Dispatch, TilesOfTheSm80Kernel) {
+  EXPECT_PART(planned(make(sized(64, 64)), 80), "sm80, 128 x 128 tiles");
+  EXPECT_PART(planned(make(sized(128, 128)), 80), "sm80, 128 x 64 tiles");
+  EXPECT_PART(planned(make(sized(256, 256)), 80), "sm80, 64 x 64 tiles");
+}
+
 TEST(Dispatch, FewQueriesAreSplitOverTheMultiprocessors) {
   EXPECT_EQ(planned(make(decoding(1, 8192)), 90), "split, 16 x 64 tiles, keys in 32 parts (the first choice)");
   EXPECT_EQ(planned(make(decoding(1, 300)), 90), "split, 16 x 64 tiles (the first choice)");    // too few keys
   EXPECT_EQ(planned(make(decoding(64, 8192)), 90), "split, 16 x 64 tiles (the first choice)");  // enough tiles
+  EXPECT_PART(planned(make(decoding(8, 8192)), 90), "split, 16 x 64 tiles, keys in 4 parts");
+  Shape small_heads = decoding(8, 8192);
+  small_heads.head_size = small_heads.v_head_size = 64;
+  EXPECT_PART(planned(make(small_heads), 90), "split, 16 x 128 tiles, keys in 4 parts");
 }
 
 TEST(Dispatch, RowsThatTheCopyEngineCannotReadGoToSm80) {
