@@ -82,11 +82,12 @@ std::string why_not(Kernel kernel, const Problem& problem, const Device& device)
   return why_not_sm80(problem, device);
 }
 
-// Enough parts to give every multiprocessor as many blocks as it holds (two at most), of no fewer keys than are worth a
-// merge.
+// Tiles that keep most multiprocessors busy are not split, since parts have to be merged. Others are, into enough parts
+// to give every multiprocessor as many blocks as it holds (two at most), of no fewer keys than are worth a merge.
 int choose_splits(const Problem& problem, const Device& device) {
   const int64_t row_tiles = (problem.q_sequence_length * problem.group_size() + kSplitRows - 1) / kSplitRows;
   const int64_t tiles = problem.batch_size * problem.kv_num_heads * row_tiles;
+  if (4 * tiles >= 3 * device.multiprocessors) return 1;
   const int64_t shared = split_shared_bytes(size_of(problem.dtype), split_head_size(problem));
   const int64_t resident = device.shared_memory_bytes / shared >= 2 ? 2 : 1;
   const int64_t wanted = resident * device.multiprocessors / std::max<int64_t>(1, tiles);

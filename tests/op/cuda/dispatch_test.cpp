@@ -116,6 +116,7 @@ TEST(Dispatch, FewQueriesAreSplitOverTheMultiprocessors) {
   EXPECT_EQ(planned(make(decoding(1, 8192)), 90), "split, 16 x 64 tiles, keys in 32 parts (the first choice)");
   EXPECT_EQ(planned(make(decoding(1, 300)), 90), "split, 16 x 64 tiles (the first choice)");    // too few keys
   EXPECT_EQ(planned(make(decoding(64, 8192)), 90), "split, 16 x 64 tiles (the first choice)");  // enough tiles
+  EXPECT_EQ(planned(make(decoding(16, 8192)), 90), "split, 16 x 64 tiles (the first choice)");  // almost enough
   EXPECT_PART(planned(make(decoding(8, 8192)), 90), "split, 16 x 64 tiles, keys in 4 parts");
   Shape small_heads = decoding(8, 8192);
   small_heads.head_size = small_heads.v_head_size = 64;
