@@ -17,6 +17,8 @@ import pytest
 from flashonnx.arrays import from_torch, to_torch
 from flashonnx.engine import Engine, EngineError, build_engine
 from flashonnx.engine.description import Description, describe_gpu
+from flashonnx.engine.peer import build_peer
+from flashonnx.engine.profile import Range
 from flashonnx.reference import flash_attention
 from flashonnx.validation.compare import difference, judge_against_oracle, judge_closeness
 from tests.plugin.models import attention_stack, one_node_model
@@ -225,6 +227,16 @@ def test_the_inspector_shows_the_plugin(dynamic: Path) -> None:
     assert "FlashAttention" in layers or "PluginV3" in layers, layers
 
 
+def test_layers_are_timed_by_name(dynamic: Path) -> None:
+    engine = Engine(dynamic)
+    arrays = dynamic_arrays(2, 33)
+    before = engine.run(arrays)["Y"].tobytes()
+    layers = engine.profile({name: to_torch(array).cuda() for name, array in arrays.items()}, runs=3)
+    assert any("attention" in name for name in layers), layers  # the node's name
+    assert all(milliseconds >= 0 for milliseconds in layers.values())
+    assert engine.run(arrays)["Y"].tobytes() == before
+
+
 def test_what_is_written_beside_it(dynamic: Path) -> None:
     description = Description.load(dynamic)
     assert description is not None
@@ -255,6 +267,25 @@ def test_a_model_is_fused_built_and_compared(tmp_path: Path, precision: str) -> 
         tmp_path / "stack.onnx", tmp_path / "again.engine", precision=precision, timing_cache=cache, check=False
     )
     assert again.path.exists()
+
+
+@pytest.mark.parametrize("strongly_typed", [True, False])
+def test_tensorrts_own_engine_is_the_same_model(tmp_path: Path, strongly_typed: bool) -> None:
+    onnx.save(attention_stack(layers=1), tmp_path / "stack.onnx")
+    shapes = Range((1, 1, 128), (2, 64, 128), (2, 64, 128))
+    precision = "fp16" if strongly_typed else None
+    build_peer(
+        tmp_path / "stack.onnx",
+        tmp_path / "peer.engine",
+        {"x": shapes},
+        precision=precision,
+        strongly_typed=strongly_typed,
+    )
+    build_engine(tmp_path / "stack.onnx", tmp_path / "stack.engine", precision="fp16", check=False)
+    arrays = random_arrays({"x": ("float", [2, 64, 128])})
+    ours, peers = (Engine(tmp_path / f"{name}.engine") for name in ("stack", "peer"))
+    assert "FlashAttention" not in peers.layers()
+    np.testing.assert_allclose(peers.run(arrays)["out"], ours.run(arrays)["out"], rtol=2e-2, atol=2e-2)
 
 
 def test_validate_compares_an_engine_with_its_onnx_file(tmp_path: Path) -> None:
