@@ -16,7 +16,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from flashonnx import contract
 
 _PACKED = ("Q", "K", "V")
-_REFUSED = ("past_key", "past_value")
 
 
 def pack_qkv(model: ir.Model) -> list[str]:
@@ -32,7 +31,7 @@ def pack_qkv(model: ir.Model) -> list[str]:
 def _pack(node: ir.Node, graph: ir.Graph) -> bool:
     parts = [value for name in _PACKED if (value := _input(node, name)) is not None]
     heads = [node.attributes[name].as_int() for name in ("q_num_heads", "kv_num_heads") if name in node.attributes]
-    if len(set(parts)) != 3 or len(heads) != 2 or any(_input(node, name) is not None for name in _REFUSED):
+    if len(set(parts)) != 3 or len(heads) != 2 or _has_cache(node):
         return False
     source = _Split.of(parts) or _Products.of(parts)
     means = _readers(parts[2], but=node)
@@ -68,7 +67,8 @@ class _Split:
         value = split.inputs[0]
         columns = [part.shape[2] if part.shape is not None and len(part.shape) == 3 else None for part in parts]
         known = tuple(column for column in columns if isinstance(column, int))
-        if value is None or len(known) != 3 or split.attributes["axis"].as_int() not in (2, -1):
+        axis = split.attributes["axis"].as_int() if "axis" in split.attributes else 0
+        if value is None or len(known) != 3 or axis not in (2, -1):
             return None
         return _Split(value, known)
 
@@ -125,6 +125,13 @@ class _Product:
         if weight is None or weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[1:]):
             return None
         return _Product(node.inputs[0], weight, bias)
+
+
+def _has_cache(node: ir.Node) -> bool:
+    """Whether keys and values go on from a past, or are kept for later: a cache is a tensor of its own."""
+    past = any(_input(node, name) is not None for name in ("past_key", "past_value"))
+    presents = (contract.OUTPUT_INDEX[name] for name in ("present_key", "present_value"))
+    return past or any(index < len(node.outputs) and node.outputs[index].name for index in presents)
 
 
 def _are_of_one_size(columns: Sequence[int], q_num_heads: int, kv_num_heads: int) -> bool:

@@ -44,8 +44,9 @@ def split() -> tuple[list[onnx.NodeProto], Weights]:
     return nodes, {"weight": weight, "columns": np.array(COLUMNS)}
 
 
-def attention(**attributes: int) -> onnx.NodeProto:
-    return node(contract.OP_TYPE, ["q", "k", "v"], "y", domain=contract.DOMAIN, **{**HEADS, **attributes})
+def attention(*presents: str, **attributes: int) -> onnx.NodeProto:
+    outputs = ("y", *presents)
+    return node(contract.OP_TYPE, ["q", "k", "v"], *outputs, domain=contract.DOMAIN, **{**HEADS, **attributes})
 
 
 def model(nodes: list[onnx.NodeProto], weights: Weights, outputs: tuple[str, ...] = ("y",)) -> onnx.ModelProto:
@@ -128,7 +129,11 @@ def refused() -> dict[str, onnx.ModelProto]:
     other.graph.node[1].input[0] = "z"
     swapped = model([*split()[0], attention()], split()[1])
     swapped.graph.node[2].input[:] = ["q", "v", "k"]
+    rows = model([node("Split", ["x"], "q", "k", "v", num_outputs=3), attention()], {})  # by default of the first axis
+    caches = ("key", "value")
     return {
+        "parts of the batch": rows,
+        "keys and values are kept": model([*nodes, attention(*caches)], weights, ("y", *caches)),
         "q is read elsewhere": model([*nodes, attention(), node("Relu", ["q"], "r")], weights, ("y", "r")),
         "v is read elsewhere": model([*nodes, attention(), node("Relu", ["v"], "r")], weights, ("y", "r")),
         "v is an output": model([*nodes, attention()], weights, ("y", "v")),
