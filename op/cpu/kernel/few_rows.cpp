@@ -80,22 +80,28 @@ class FewRowsKernel {
     }
   }
 
-  // While K is multiplied, V of the same block is asked for; and the next K while V is.
+  // Half of the next block is asked for while K is multiplied, and half while V is.
   void attend(const KeySegment& segment, KeySpan keys) {
     const KeySpan next = KeySpan{keys.end, keys.end + kFewRowsBlockKeys}.within({segment.begin, segment.end});
+    const int64_t middle = next.begin + next.size() / 2;
     const StoredRows k = stored(segment.k, segment.k_row_stride, keys.begin - segment.begin);
     const StoredRows v = stored(segment.v, segment.v_row_stride, keys.begin - segment.begin);
-    const StoredRows next_k = stored(segment.k, segment.k_row_stride, keys.end - segment.begin);
     score_keys<kType, R>(load_rows(k, keys.size(), tile_.head_size, scratch_.k), keys.size(), padded(tile_.head_size),
-                         tile_.score_scale, groups_, scratch_.q,
-                         Lines(v, keys.size(), tile_.v_head_size * bytes_of(tile_.dtype)), scratch_.scores);
+                         tile_.score_scale, groups_, scratch_.q, next_keys(segment, {next.begin, middle}),
+                         scratch_.scores);
     for (int g = 0; g < groups_; ++g) {
       if (needs_edit(keys)) edit(g, keys);
       fold(g, keys.size());
     }
     add_values<kType, R>(load_rows(v, keys.size(), tile_.v_head_size, scratch_.v), keys.size(),
                          padded(tile_.v_head_size), groups_, scratch_.scores, factor_,
-                         Lines(next_k, next.size(), tile_.head_size * bytes_of(tile_.dtype)), scratch_.o);
+                         next_keys(segment, {middle, next.end}), scratch_.o);
+  }
+
+  NextKeys next_keys(const KeySegment& segment, KeySpan keys) const {
+    const int64_t first = keys.begin - segment.begin, bytes = bytes_of(tile_.dtype);
+    return {Lines(stored(segment.k, segment.k_row_stride, first), keys.size(), tile_.head_size * bytes),
+            Lines(stored(segment.v, segment.v_row_stride, first), keys.size(), tile_.v_head_size * bytes)};
   }
 
   StoredRows stored(const void* rows, int64_t stride, int64_t first) const {

@@ -58,6 +58,19 @@ class Lines {
   int64_t stride_, row_bytes_, rows_left_;
 };
 
+// The rows of K and V that will be read next. They take turns: memory serves two streams faster than one.
+struct NextKeys {
+  Lines k, v;
+
+  void ask(int64_t turn, int64_t lines) {
+    if (turn % 2 == 0) {
+      k.ask(lines);
+    } else {
+      v.ask(lines);
+    }
+  }
+};
+
 // Lines that are read, per group, for a pair of vectors of each key of a step; at least one.
 template <DType kType, int R>
 constexpr int lines_a_step() {
@@ -69,7 +82,7 @@ constexpr int lines_a_step() {
 // scores are repeated. q is (group, vector of head_size, R, kLanes).
 template <DType kType, int R>
 __attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count, int64_t head_size, float scale,
-                                          int groups, const float* q, Lines next, float* scores) {
+                                          int groups, const float* q, NextKeys next, float* scores) {
   constexpr int N = kStepKeys<R>;
   for (int64_t j = 0; j < count; j += N, scores += kLanes) {
     const char* key[N];
@@ -79,7 +92,7 @@ __attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count,
       Vec sums[kLanes];
       for (int i = 0; i < kLanes; ++i) sums[i] = broadcast(0.0f);
       for (int64_t d = 0; d < head_size; d += kPair) {
-        if (g == 0) next.ask(lines_a_step<kType, R>());
+        if (g == 0) next.ask(d / kPair, lines_a_step<kType, R>());
         for (int part = 0; part < 2; ++part) {
           Vec k[N];
           for (int n = 0; n < N; ++n) k[n] = load_of_pair<kType>(key[n], d, part);
@@ -98,7 +111,7 @@ __attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count,
 // is summed by itself first: see panel.h.
 template <DType kType, int R>
 __attribute__((noinline)) void add_values(const StoredRows& values, int64_t count, int64_t v_head_size, int groups,
-                                          const float* p, const float* factor, Lines next, float* o) {
+                                          const float* p, const float* factor, NextKeys next, float* o) {
   constexpr int N = kStepKeys<R>;
   for (int64_t d = 0; d < v_head_size; d += kPair) {
     for (int g = 0; g < groups; ++g) {
@@ -115,7 +128,7 @@ __attribute__((noinline)) void add_values(const StoredRows& values, int64_t coun
       };
       int64_t j = 0;
       for (; j + N <= count; j += N, p_step += kLanes) {
-        if (g == 0) next.ask(lines_a_step<kType, R>());
+        if (g == 0) next.ask(j / N, lines_a_step<kType, R>());
 #pragma GCC unroll 16
         for (int n = 0; n < N; ++n) add_key(n);
       }
