@@ -100,11 +100,12 @@ def _band_from(allowed: Sequence[np.ndarray], from_end: bool) -> Band | None:
     return band if fits else None
 
 
-Probe = Callable[[dict[ir.Value, np.ndarray]], "np.ndarray | None"]
+# The mask of every trace with some constants replaced; None if it is not known then.
+Probe = Callable[[dict[ir.Value, np.ndarray]], "list[np.ndarray] | None"]
 
 
 def extrapolate(band: Band, mask: ir.Value, facts: Facts, trace: Trace, probe: Probe, sampled: int) -> Band | None:
-    """The band at sizes beyond the sampled ones, or None if it cannot be told. probe: the mask in that trace.
+    """The band at sizes beyond the sampled ones, or None if it cannot be told. trace: the largest.
 
     A window wider than every sampled size does not show, nor does what a stored table holds further on. So every number
     in the mask's subgraph that is larger than `sampled` is made small and the mask probed again: what then changes is
@@ -140,7 +141,7 @@ def _is_indifferent(condition: ir.Value, trace: Trace, probe: Probe) -> bool:
     data = trace.data(condition)
     assert data is not None
     as_is, flipped = probe({}), probe({condition: ~data})
-    return as_is is None or flipped is None or np.array_equal(as_is, flipped)
+    return as_is is None or flipped is None or all(map(np.array_equal, as_is, flipped))
 
 
 def _with_number(band: Band, value: ir.Value, constant: np.ndarray, probe: Probe, sampled: int) -> Band | None:
@@ -151,21 +152,21 @@ def _with_number(band: Band, value: ir.Value, constant: np.ndarray, probe: Probe
     bands = []
     for small in (3, 4):
         stand_in = np.full_like(constant, small * np.sign(constant))
-        matrix = probe({value: stand_in})
-        if matrix is None and not _is_stored(value):
+        matrices = probe({value: stand_in})
+        if matrices is None and not _is_stored(value):
             return band  # part of a shape
-        bands.append(None if matrix is None else band_of([matrix]))
+        bands.append(None if matrices is None else band_of(matrices))
     first, second = bands
-    if first is None or second is None:
+    if first is None or second is None or first.from_end != second.from_end:
         return None
     for side in ("left", "right"):
         low, high, now = getattr(first, side), getattr(second, side), getattr(band, side)
         if low == high == now:
             continue
         bound = low - 3 + int(number)
-        if high != low + 1 or now not in (-1, bound):
+        if high != low + 1 or now not in (-1, bound) or (band.bounded and band.from_end != first.from_end):
             return None
-        band = replace(band, **{side: bound})
+        band = replace(band, **{side: bound}, from_end=first.from_end)
     return band
 
 

@@ -42,9 +42,12 @@ class Sampler:
 
     def samples(self) -> list[Sample] | None:
         """One for each trace and pattern; None if one is not known, or adds anything but 0 and exclusions."""
+        return self._samples({})
+
+    def _samples(self, changes: dict[ir.Value, np.ndarray]) -> list[Sample] | None:
         samples = []
         for index, trace in enumerate(self.facts.traces):
-            for fed in self._feedings(trace, {}):
+            for fed in self._feedings(trace, changes):
                 sample = self._sample(fed, index)
                 if sample is None:
                     return None
@@ -113,16 +116,12 @@ class Sampler:
             return band
         largest = max(range(self.facts.count), key=lambda index: min(self._size(index)))
         trace, sampled = self.facts.traces[largest], min(self._size(largest))
-        return extrapolate(
-            band, self.term.value, self.facts, trace, lambda changes: self._probe(largest, changes), sampled
-        )
+        return extrapolate(band, self.term.value, self.facts, trace, self._probe, sampled)
 
-    def _probe(self, index: int, changes: dict[ir.Value, np.ndarray]) -> np.ndarray | None:
-        """One trace's (rows, keys) with some constants replaced."""
-        trace = self.facts.traces[index]
-        found = [self._sample(fed, index) for fed in self._feedings(trace, changes)]
-        samples = [sample for sample in found if sample is not None]
-        return self.any_row(samples)[0] if len(samples) == len(found) else None
+    def _probe(self, changes: dict[ir.Value, np.ndarray]) -> list[np.ndarray] | None:
+        """(rows, keys) of every trace with some constants replaced; None if one is not known then."""
+        samples = self._samples(changes)
+        return None if samples is None else self.any_row(samples)
 
     def explains(self, samples: list[Sample], band: Band, padding: Padding | None) -> bool:
         for sample in samples:

@@ -129,6 +129,19 @@ def test_a_wide_window_for_as_many_queries_as_keys_is_a_window() -> None:
     assert site.mask == "window (63, -1)"
 
 
+@pytest.mark.parametrize("shift", [0, -1])
+def test_a_wide_window_that_counts_from_the_end(shift: int) -> None:
+    """At one number of rows and one of keys nothing tells it from a wider one that counts from the start."""
+
+    def window(graph: Graph, scores: str) -> str:
+        more = graph.op("Sub", graph.dim(scores, 3), graph.dim(scores, 2))
+        end = graph.op("Add", more, graph.constant(shift - 64, np.int64))
+        return graph.op("Greater", _distance(graph, scores), end)
+
+    site = check(attention(on_scores=replaced(window, -np.inf), keys="keys"), *SIZES, (70, 130), (40, 130), (130, 70))
+    assert site.fused
+
+
 def test_few_keys_for_a_fixed_number_of_queries() -> None:
     """Causal from the end: eight queries of five keys leave three queries without one."""
     graph = Graph()
