@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -10,6 +11,8 @@ import pytest
 from onnx import helper
 
 from flashonnx import contract
+from flashonnx.engine import EngineError
+from flashonnx.engine.peer import build_peer
 from flashonnx.engine.prepare import strip_functions
 from flashonnx.engine.tensorrt import Messages, get_logger
 from tests.cases.nodes import ACCEPTED, REFUSED, SYMBOLIC, NodeCase
@@ -135,6 +138,15 @@ def test_one_tensor_for_q_k_and_v(trt: Any, messages: Messages) -> None:
     parsed = Parsed(trt, one_node_model(inputs, attributes=attributes))
     assert parsed.network is not None, messages.explain("")
     assert parsed.output_shapes() == [[-1, -1, 4 * 16]]
+
+
+def test_a_tensorrt_that_chooses_no_types_says_so(trt: Any, tmp_path: Path) -> None:
+    if hasattr(trt.BuilderFlag, "FP16"):
+        pytest.skip(f"{trt.__name__} {trt.__version__} can be left to choose float16")
+    onnx.save(one_node_model(HALF), tmp_path / "model.onnx")
+    with pytest.raises(EngineError, match="builds strongly typed engines only"):
+        build_peer(tmp_path / "model.onnx", tmp_path / "model.engine", {}, strongly_typed=False)
+    assert not (tmp_path / "model.engine").exists()
 
 
 @pytest.mark.parametrize("target", ["SM89", "SM120"])

@@ -77,7 +77,7 @@ class Builder:
         config = self._builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names of layers, for the engine inspector
         if not options.strongly_typed:
-            config.set_flag(trt.BuilderFlag.FP16)
+            self._allow_half(config)
         if options.tf32:
             config.set_flag(trt.BuilderFlag.TF32)
         else:
@@ -91,6 +91,12 @@ class Builder:
         if self._progress is not None:
             config.progress_monitor = _new_monitor(trt, self._progress)
         return config
+
+    def _allow_half(self, config: Any) -> None:
+        flag = getattr(self._trt.BuilderFlag, "FP16", None)
+        if flag is None:
+            raise EngineError(f"{describe(self._trt)} builds strongly typed engines only")
+        config.set_flag(flag)
 
     def _set_targets(self, config: Any) -> None:
         known = getattr(self._trt, "ComputeCapability", None)
