@@ -62,7 +62,9 @@ def _appended(places: tuple[Place, ...], feature: Axis, attention: Attention, fa
         if place.view.axes != (batch, kv_heads, keys, resolve(feature)) or heads[: len(kv_heads)] != kv_heads:
             continue
         past, new = node.inputs
-        if node.attributes.get_int("axis") % 4 == 2 and past is not None and new is not None:
+        is_along_keys = node.attributes.get_int("axis") % 4 == 2
+        is_of_ops_type = facts.dtype(place.value) == facts.dtype(attention.y[0].value)
+        if is_along_keys and is_of_ops_type and past is not None and new is not None:
             return _Appended(past, new, place, kv_heads)
     return None
 

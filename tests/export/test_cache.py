@@ -88,3 +88,17 @@ def test_heads_appended_are_no_cache():
     graph.outputs.append(graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value))
     fused = assert_fused(graph)
     assert fused.op_types.count("Concat") == 3
+
+
+def test_a_cache_of_a_shorter_type_than_the_output_stays_beside_the_op():
+    """The op has one type: float32 where a mask has widened the scores, while the cache is of half precision."""
+    graph = Graph()
+    q, *fresh = (graph.input(name, np.float16, ("batch", HEADS, "rows", SIZE)) for name in "qkv")
+    past = [graph.input(f"past_{name}", np.float16, ("batch", HEADS, "past", SIZE)) for name in "kv"]
+    key, value = (graph.op("Concat", old, new, axis=2) for old, new in zip(past, fresh, strict=True))
+    product = graph.op("MatMul", q, graph.transpose(key, 0, 1, 3, 2))
+    scores = causal(graph, times(SIZE**-0.5)(graph, graph.cast(product, np.float32)))
+    probabilities = graph.op("Softmax", scores, axis=-1)
+    graph.outputs.append(join_heads(graph, graph.op("MatMul", probabilities, graph.cast(value, np.float32))))
+    fused = assert_fused(graph, SIZES, tolerance=1e-2)
+    assert fused.op_types.count("Concat") == 2
