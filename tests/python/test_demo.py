@@ -201,7 +201,7 @@ def test_small_run_of_the_real_model():
     assert 0 < errors[models.TORCH] < 1e-5
     if why_not := cuda.why_not():
         assert result.gpu is None
-        assert f"nothing is measured on a GPU: {why_not}" in result.notes
+        assert f"nothing is measured on a GPU: that {why_not}" in result.notes
     else:
         assert result.gpu is not None, result.notes
         assert gpu.FUSED_CUDA in result.gpu.times[1, 16]

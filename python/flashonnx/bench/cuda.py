@@ -36,15 +36,15 @@ _LAUNCHES = 5  # of a contestant in a round, whose median is the round's figure
 
 
 def why_not() -> str:
-    """Why nothing can be timed on a GPU here; empty: it can."""
+    """What timing on a GPU needs and lacks here; empty: nothing."""
     try:
         import torch
     except ImportError:
-        return "--device cuda needs PyTorch: pip install 'flashonnx[torch]'"
+        return "needs PyTorch: pip install 'flashonnx[torch]'"
     if not torch.cuda.is_available():
-        return "--device cuda needs an NVIDIA GPU that PyTorch can use; there is none here"
+        return "needs an NVIDIA GPU that PyTorch can use; there is none here"
     if not build_info()["cuda"]:
-        return "--device cuda needs a library that was built with nvcc; this one was not"
+        return "needs a library that was built with nvcc; this one was not"
     return ""
 
 

@@ -87,5 +87,5 @@ def find_device(name: str) -> Device:
         raise ValueError(f"no device {name!r}; there is {', '.join(DEVICES)}")
     reason = DEVICES[name].why_not()
     if reason:
-        raise ValueError(reason)
+        raise ValueError(f"--device {name} {reason}")
     return DEVICES[name]

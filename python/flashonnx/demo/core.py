@@ -93,7 +93,7 @@ def _time(contestants: dict[str, models.Run], inputs: dict, plan: Plan) -> Times
 def _measure_on_gpu(plan: Plan, files: models.Files, tokenizer: Any, result: DemoResult, say: Progress) -> None:
     """Where there is one that everything needed can use; else the report says why not."""
     if reason := cuda.why_not():
-        result.notes.append(f"nothing is measured on a GPU: {reason}")
+        result.notes.append(f"nothing is measured on a GPU: that {reason}")
         return
     try:
         result.gpu = gpu.run(files.paths, plan.speed_shapes, tokenizer, say)
