@@ -45,7 +45,7 @@ struct Sm90Consumer {
       wait(&shared.work_full[slot], work_ring.phase);
       work_ring.advance();
       const bool is_end = shared.work[slot].tile.block < 0;
-      if (is_end || passes(slot) > 0) finish_last();
+      if (is_end || !starts_at_once(slot)) finish_last();
       if (is_end) return;
       attend(slot);
     }
@@ -71,6 +71,12 @@ struct Sm90Consumer {
 
   // How many of the tile's blocks, the last ones, are for other consumers' rows only.
   __device__ int passes(int slot) const { return shared.work[slot].blocks.end - shared.work[slot].group_end[group]; }
+
+  // Otherwise the tile before cannot wait for it: among tiles without any key, work slots would run out.
+  __device__ bool starts_at_once(int slot) const {
+    const KeyBlocks& blocks = shared.work[slot].blocks;
+    return passes(slot) <= 0 && blocks.begin < blocks.end;
+  }
 
   __device__ void attend(int slot) {
 #pragma unroll 1

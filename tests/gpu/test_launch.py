@@ -110,6 +110,12 @@ def test_long_sequence_takes_no_more_memory_than_its_tensors() -> None:
     problems.assert_close(results["Y"][:, :, :500], problems.expected(first))
 
 
+def test_blocks_that_draw_several_tiles_without_keys() -> None:
+    problem = _plain(2, 256, 256, 256, 256, 64)
+    problem.inputs["nonpad_kv_seqlen"] = torch.tensor([256, 0], device="cuda")
+    problems.assert_close(problems.run(problem)["Y"], problems.expected(problem))
+
+
 def test_batch_stride_beyond_32_bits() -> None:
     storage = torch.empty(2**31 + 2**20, device="cuda", dtype=torch.bfloat16)
     views = {}
