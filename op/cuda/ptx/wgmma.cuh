@@ -93,13 +93,8 @@ __device__ inline void pin(float (&registers)[kSize]) {
 
 FLASHONNX_DEFINE_WGMMA_SHARED(64, 32, "%32", "%33", "%34")
 FLASHONNX_DEFINE_WGMMA_SHARED(80, 40, "%40", "%41", "%42")
-FLASHONNX_DEFINE_WGMMA_SHARED(96, 48, "%48", "%49", "%50")
 FLASHONNX_DEFINE_WGMMA_SHARED(112, 56, "%56", "%57", "%58")
 FLASHONNX_DEFINE_WGMMA_SHARED(128, 64, "%64", "%65", "%66")
-FLASHONNX_DEFINE_WGMMA_SHARED(144, 72, "%72", "%73", "%74")
-FLASHONNX_DEFINE_WGMMA_SHARED(160, 80, "%80", "%81", "%82")
-FLASHONNX_DEFINE_WGMMA_SHARED(176, 88, "%88", "%89", "%90")
-FLASHONNX_DEFINE_WGMMA_SHARED(192, 96, "%96", "%97", "%98")
 
 // d = a b (+ d): A in registers, B in shared memory with contiguous rows along n (P and V).
 #define FLASHONNX_WGMMA_REGISTERS(N, SIZE, TYPE, A, B, ACCUMULATE)                                         \
