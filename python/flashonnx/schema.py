@@ -91,7 +91,7 @@ class _Symbols:
 def _infer(context: InferenceContext) -> None:
     symbols = _Symbols()
     inputs = {
-        tensor.name: _native_tensor(context.get_input_type(tensor.index).tensor_type, symbols)
+        tensor.name: _native_tensor(context.get_input_type(tensor.index), symbols)
         for tensor in contract.INPUTS
         if tensor.index < context.get_num_inputs() and context.has_input(tensor.index)
     }
@@ -113,7 +113,8 @@ def _infer(context: InferenceContext) -> None:
         context.set_output_type(tensor.index, onnx.helper.make_tensor_type_proto(dtype, dims))
 
 
-def _native_tensor(tensor: onnx.TypeProto.Tensor, symbols: _Symbols) -> native.NativeTensor:
+def _native_tensor(type_: onnx.TypeProto | None, symbols: _Symbols) -> native.NativeTensor:
+    tensor = onnx.TypeProto.Tensor() if type_ is None else type_.tensor_type  # None: nothing is known of it
     dims = [symbols.number(dim) for dim in tensor.shape.dim] if tensor.HasField("shape") else None
     return native.NativeTensor(0, tensor.elem_type, dims)
 

@@ -59,6 +59,19 @@ def test_shapes_and_types_are_inferred(case: NodeCase) -> None:
     onnx.checker.check_model(inferred, full_check=True)
 
 
+def test_an_input_of_unknown_type_does_not_stop_inference() -> None:
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Unknown", ["x"], ["q"], domain="elsewhere"),
+        helper.make_node(contract.OP_TYPE, ["q", "x", "x"], ["y"], domain=contract.DOMAIN),
+    ]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 4, 9, 8])
+    y = helper.make_empty_tensor_value_info("y")
+    opsets = [helper.make_opsetid(contract.DOMAIN, contract.SINCE_VERSION), helper.make_opsetid("elsewhere", 1)]
+    inferred = infer_shapes(helper.make_model(helper.make_graph(nodes, "graph", [x], [y]), opset_imports=opsets))
+    assert types(inferred) == {"y": onnx.TensorProto.FLOAT}
+
+
 @pytest.mark.parametrize("case", [case for case in REFUSED if case.name != "missing_value"], ids=str)
 def test_refused_node_fails_inference(case: NodeCase) -> None:
     model = without_output_types(case_model(case))

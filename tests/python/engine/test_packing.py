@@ -129,7 +129,10 @@ def refused() -> dict[str, onnx.ModelProto]:
     other.graph.node[1].input[0] = "z"
     swapped = model([*split()[0], attention()], split()[1])
     swapped.graph.node[2].input[:] = ["q", "v", "k"]
-    rows = model([node("Split", ["x"], "q", "k", "v", num_outputs=3), attention()], {})  # by default of the first axis
+    # By default of the first axis.
+    rows = model([node("Split", ["x"], "q", "k", "v", num_outputs=3), attention(q_num_heads=KV_HEADS)], {})
+    computed = [node("Neg", ["q_weight"], "w"), node("MatMul", ["x", "w"], "q"), *nodes[1:], attention()]
+    larger_v = {**weights, "v_weight": np.zeros((FEATURES, 2 * COLUMNS[2]), np.float32)}
     caches = ("key", "value")
     return {
         "parts of the batch": rows,
@@ -139,8 +142,8 @@ def refused() -> dict[str, onnx.ModelProto]:
         "v is an output": model([*nodes, attention()], weights, ("y", "v")),
         "keys of another value": other,
         "parts in another order": swapped,
-        "a weight that is computed": model([node("Neg", ["q_weight"], "w"), *nodes[1:], attention()], weights),
-        "heads of two sizes": model([*nodes, attention(q_num_heads=2)], weights),
+        "a weight that is computed": model(computed, weights),
+        "heads of two sizes": model([*nodes, attention()], larger_v),
     }
 
 
