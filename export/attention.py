@@ -11,6 +11,7 @@ from flashonnx.fusion.contraction import Contraction, Operand, atoms_by_label, o
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.operand import Place, walk_operand
 from flashonnx.fusion.output import walk_output
+from flashonnx.fusion.patterns import data_inputs
 from flashonnx.fusion.scores import MaskTerm, Scores, Sink, walk_scores
 
 
@@ -70,6 +71,12 @@ class Attention:
     def mask_axes(self) -> tuple[Axis, Axis, Axis, Axis]:
         """The axes of attn_mask."""
         return tuple(resolve(axis) for axis in (self.batch, self.heads, self.rows, self.keys))  # type: ignore[return-value]
+
+    def mask_inputs(self) -> set[ir.Value]:
+        """The model's inputs that decide which keys count, or what is added to their scores."""
+        values = [term.value for term in self.masks]
+        values += [self.nonpad_kv_seqlen] if self.nonpad_kv_seqlen is not None else []
+        return {source for value in values for source in data_inputs(value)}
 
     @property
     def has_past(self) -> bool:

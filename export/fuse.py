@@ -130,12 +130,16 @@ class Watcher(Protocol):
 
 @dataclass
 class Pass:
-    """One run over one model. watcher: told of every site as it is fused or refused."""
+    """One run over one model. watcher: told of every site as it is fused or refused.
+
+    forms: of the fused nodes. mask_inputs: those of the model's inputs that their masks and lengths depend on.
+    """
 
     model: ir.Model
     verify: bool
     watcher: Watcher | None = None
     forms: dict[ir.Node, Form] = field(default_factory=dict)
+    mask_inputs: set[ir.Value] = field(default_factory=set)
 
     def run(self, say: Progress) -> FuseReport:
         graph = self.model.graph
@@ -188,6 +192,7 @@ class Pass:
         site.absorbed = dict(Counter(node.op_type for node in replaced_nodes(attention, lowered.layout)))
         if self.watcher is not None:
             self.watcher.fused(site, attention, lowered, self.facts)
+        self.mask_inputs.update(attention.mask_inputs())
         self._replace(lowered)
         return site
 
@@ -219,7 +224,7 @@ class Pass:
         """Compares the finished model with the original; says how. Raises Refusal if they differ."""
         if model_io.is_large(original):
             return "not compared: the weights are too large to load twice; every site was compared by itself"
-        return verify_model(original, self.model, self.facts)
+        return verify_model(original, self.model, self.facts, self.mask_inputs)
 
 
 def _upstream(node: ir.Node) -> set[ir.Node]:

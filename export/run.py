@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
-import onnx.inliner
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
@@ -61,19 +60,3 @@ def run_reference(model: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray]]
             yield [np.asarray(array) for array in arrays]
     except Exception as error:  # whatever NumPy raises
         raise RuntimeError(str(error).strip().splitlines()[0]) from error
-
-
-# ONNX Runtime's kernels of these are not what the standard says: its Attention refuses some masks and differs in rows
-# without any key, its RotaryEmbedding refuses caches that broadcast over the batch.
-_SPELLED_OUT = [("", "Attention"), ("", "RotaryEmbedding")]
-
-
-def as_the_standard_says(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with those operators replaced by the standard's own definition of them, if onnx can do that."""
-    if not any((node.domain, node.op_type) in _SPELLED_OUT for node in model.graph.node):
-        return model
-    typed = onnx.shape_inference.infer_shapes(model)
-    try:
-        return onnx.inliner.inline_selected_functions(typed, _SPELLED_OUT, inline_schema_functions=True)
-    except RuntimeError:  # of an input left out before others, such as the mask before a past, onnx asks the type
-        return model

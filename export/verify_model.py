@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -11,8 +11,9 @@ from flashonnx.fusion.embedded import without_weights
 from flashonnx.fusion.evaluate import Trace
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.patterns import patterns
-from flashonnx.fusion.run import as_the_standard_says, can_be_lent, run_model
+from flashonnx.fusion.run import can_be_lent, run_model
 from flashonnx.fusion.sizes import TRACES
+from flashonnx.fusion.standard import as_the_standard_says
 from flashonnx.fusion.verify import draw
 
 # Relative to an output's largest value: layers amplify the last bits in which two right sums differ.
@@ -20,20 +21,23 @@ _TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
 _TOLERANCE_BELOW = 5e-2
 
 
-def verify_model(original: ir.Model, fused: ir.Model, facts: Facts) -> str:
-    """How it went, in words. Raises Refusal if an output differs or the fused model does not run."""
+def verify_model(original: ir.Model, fused: ir.Model, facts: Facts, mask_inputs: Collection[ir.Value]) -> str:
+    """How it went, in words. Raises Refusal if an output differs or the fused model does not run.
+
+    mask_inputs: the inputs that get all patterns of padding; the others are random.
+    """
     if _count(fused, "GroupQueryAttention") < _count(original, "GroupQueryAttention"):
         return "not compared: GroupQueryAttention leaves rows past an entry's length open"
     unknown = [value.name for value in fused.graph.inputs if value not in facts.traces[0].types]
     if unknown:
         return f"not compared: input {unknown[0]} has no type or no shape"
-    said = [_verify_at(trace, original, fused) for trace in (facts.traces[0], *facts.traces[TRACES:])]
+    said = [_verify_at(trace, original, fused, mask_inputs) for trace in (facts.traces[0], *facts.traces[TRACES:])]
     return "; ".join(said)
 
 
-def _verify_at(trace: Trace, original: ir.Model, fused: ir.Model) -> str:
+def _verify_at(trace: Trace, original: ir.Model, fused: ir.Model, mask_inputs: Collection[ir.Value]) -> str:
     """The same at one assignment of sizes."""
-    feeds = _feeds(list(fused.graph.inputs), trace)
+    feeds = _feeds(list(fused.graph.inputs), mask_inputs, trace)
     try:
         before = _outputs(original, feeds)
     except RuntimeError as error:
@@ -50,9 +54,9 @@ def _verify_at(trace: Trace, original: ir.Model, fused: ir.Model) -> str:
     return f"equal within {worst:.1e} of each output's largest value, at {dict(trace.sizes)} with {len(feeds)} inputs"
 
 
-def _feeds(inputs: list[ir.Value], trace: Trace) -> list[dict[str, np.ndarray]]:
+def _feeds(inputs: list[ir.Value], mask_inputs: Collection[ir.Value], trace: Trace) -> list[dict[str, np.ndarray]]:
     """One for each pattern of the masks among the inputs; all are one where there are none."""
-    drawn = list(patterns(inputs, trace))
+    drawn = list(patterns([value for value in inputs if value in mask_inputs], trace))
     feeds = []
     for pattern in drawn if any(drawn) else drawn[:1]:
         generator = np.random.default_rng(0)

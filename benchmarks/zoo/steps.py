@@ -12,7 +12,8 @@ import torch
 from benchmarks.zoo.peers import PEERS, attention_nodes
 
 import flashonnx.fusion
-from flashonnx.fusion.run import as_the_standard_says, run_model
+from flashonnx.fusion.run import run_model
+from flashonnx.fusion.standard import as_the_standard_says
 from tests.zoo.exporters import EXPORTED_BATCH
 from tests.zoo.exporting import Variant, exported
 from tests.zoo.feeding import Feeds, paddings, relative_difference

@@ -6,7 +6,8 @@ import onnx
 import pytest
 
 import flashonnx.fusion
-from flashonnx.fusion.run import as_the_standard_says, run_model
+from flashonnx.fusion.run import run_model
+from flashonnx.fusion.standard import as_the_standard_says
 from tests.zoo.exporters import EXPORTERS
 from tests.zoo.exporting import SPECS, Variant, exported
 from tests.zoo.feeding import paddings, relative_difference, tolerance

@@ -11,7 +11,8 @@ from hypothesis import event, given, note, settings
 
 import flashonnx
 from flashonnx.fusion import fuse
-from flashonnx.fusion.run import as_the_standard_says, run_model, run_reference
+from flashonnx.fusion.run import run_model, run_reference
+from flashonnx.fusion.standard import as_the_standard_says
 from tests.export.attention_grammar import HOPELESS_NEAR_MISSES, Case, attentions
 from tests.export.graphs import PADDINGS
 from tests.export.native_grammar import NativeCase, native_attentions

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -20,10 +21,10 @@ from flashonnx.fusion.emit import Emitter
 from flashonnx.fusion.lower import Lowered, lower
 from flashonnx.fusion.mask_terms import Meaning
 from flashonnx.fusion.patterns import PATTERNS, patterns
-from flashonnx.fusion.run import can_be_lent, run_model
+from flashonnx.fusion.run import can_be_lent, run_model, run_reference
 from flashonnx.fusion.sizes import trace_model
 from flashonnx.fusion.verify import Verifier
-from tests.export.forms import Change, attention
+from tests.export.forms import WIDTH, Change, attention, join_heads, split_heads
 from tests.export.graphs import Graph
 
 # The module; the package has a function of that name.
@@ -127,6 +128,38 @@ def test_a_site_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert_as_it_was(result)
 
 
+def native() -> onnx.ModelProto:
+    """ONNX Attention with a float mask, of which ONNX Runtime's own kernel is no judge."""
+    graph = Graph(23)
+    q, k, v = (graph.input(name, np.float32, ("batch", 2, "rows", 8)) for name in "qkv")
+    mask = graph.input("mask", np.float32, ("batch", 1, 1, "rows"))
+    graph.outputs.append(graph.op("Attention", q, k, v, mask))
+    return graph.model()
+
+
+def test_attention_is_compared_without_the_slow_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashonnx.fusion.verify.run_reference", _does_not_run)
+    assert flashonnx.fusion.fuse(native()).report.fused == 1
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_the_reference_judges_what_cannot_be_spelled_out(is_right: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never ONNX Runtime's own Attention."""
+
+    def reference(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> Iterator[list[np.ndarray]]:
+        op_types = [node.op_type for node in model.graph.node]
+        judged.append(op_types)
+        error = 0 if is_right or "Attention" not in op_types else 1
+        return ([array + error for array in arrays] for arrays in run_reference(model, feeds))
+
+    judged: list[list[str]] = []
+    monkeypatch.setattr("flashonnx.fusion.verify.as_the_standard_says", _does_not_run)
+    monkeypatch.setattr("flashonnx.fusion.verify.run_reference", reference)
+    result = flashonnx.fusion.fuse(native())
+    assert judged == [["Attention"], ["FlashAttention"]]
+    assert result.report.fused == is_right
+
+
 def _does_not_run(*_: object, **__: object) -> None:
     raise RuntimeError("out of luck")
 
@@ -173,6 +206,41 @@ def test_what_comes_from_activations_is_not_looked_for_in_weights() -> None:
     assert not any(array is not None for array in trace._data.values())
 
 
-def test_a_model_without_masks_is_run_once() -> None:
-    assert flashonnx.fusion.fuse(attention().model()).report.verification.endswith("with 1 inputs")
-    assert flashonnx.fusion.fuse(attention(on_scores=masked).model()).report.verification.endswith("with 6 inputs")
+def embedded() -> Graph:
+    """Attention without a mask over rows to which what a table has for the model's integers is added."""
+    graph = Graph()
+    x = graph.input("x", np.float32, ("batch", "rows", WIDTH))
+    ids = graph.input("ids", np.int64, ("batch", "rows"), integers=(0, 1))
+    rows = graph.op("Gather", graph.constant(np.random.default_rng(0).standard_normal((2, WIDTH)), np.float32), ids)
+    q, k, v = (split_heads(graph, graph.op("Add", x, rows)) for _ in "qkv")
+    scores = graph.op("MatMul", q, graph.transpose(k, 0, 1, 3, 2))
+    graph.outputs.append(join_heads(graph, graph.op("MatMul", graph.op("Softmax", scores, axis=-1), v)))
+    return graph
+
+
+def feeds_by_run(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], str]:
+    """How many inputs each run of a site is given, and what is said of the model's."""
+
+    def counting(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> Iterator[list[np.ndarray]]:
+        counts.append(len(feeds))
+        return run_model(model, feeds)
+
+    counts: list[int] = []
+    monkeypatch.setattr("flashonnx.fusion.verify.run_model", counting)
+    report = flashonnx.fusion.fuse(graph.model()).report
+    assert report.fused == report.total
+    return counts, report.verification
+
+
+@pytest.mark.parametrize("graph", [attention(), embedded()], ids=["no integers", "integers that mask nothing"])
+def test_what_has_no_masks_is_run_once_at_each_size(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, said = feeds_by_run(graph, monkeypatch)
+    assert counts == [2, 2]
+    assert said.endswith("with 1 inputs")
+
+
+@pytest.mark.parametrize("mask", [masked, with_float_mask])
+def test_masks_are_tried_with_all_patterns(mask: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, said = feeds_by_run(attention(on_scores=mask), monkeypatch)
+    assert counts == [2 * len(PATTERNS)] * 2
+    assert said.endswith(f"with {len(PATTERNS) if mask is masked else 1} inputs")
