@@ -12,19 +12,31 @@ namespace flashonnx::cpu::FLASHONNX_ISA {
 constexpr int kPanelVectors = 2;
 constexpr int kPanelRows = kPanelVectors * kLanes;
 
-// sums[n] += sum over k < depth of a[n * a_n + k * a_k] * b[k]; b has kPanelRows columns.
+// sums[n] += a[n * a_n] * b, b being kPanelRows values.
+template <int N>
+__attribute__((always_inline)) inline void multiply_row(const float* a, int64_t a_n, const float* b,
+                                                        Vec (&sums)[N][kPanelVectors]) {
+  Vec b_row[kPanelVectors];
+  for (int v = 0; v < kPanelVectors; ++v) b_row[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+    const Vec factor = broadcast(a[n * a_n]);
+    for (int v = 0; v < kPanelVectors; ++v) sums[n][v] = fma(factor, b_row[v], sums[n][v]);
+  }
+}
+
+// sums[n] += sum over k < depth of a[n * a_n + k * a_k] * b[k]; b has kPanelRows columns. Four k a turn: where another
+// thread shares the core, instructions that only count are felt.
 template <int N>
 __attribute__((always_inline)) inline void multiply(const float* a, int64_t a_n, int64_t a_k, const float* b,
                                                     int64_t depth, Vec (&sums)[N][kPanelVectors]) {
-  for (int64_t k = 0; k < depth; ++k) {
-    Vec b_row[kPanelVectors];
-    for (int v = 0; v < kPanelVectors; ++v) b_row[v] = load(b + k * kPanelRows + v * kLanes);
+  constexpr int kTurn = 4;
+  int64_t k = 0;
+  for (; k + kTurn <= depth; k += kTurn) {
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) {
-      const Vec factor = broadcast(a[n * a_n + k * a_k]);
-      for (int v = 0; v < kPanelVectors; ++v) sums[n][v] = fma(factor, b_row[v], sums[n][v]);
-    }
+    for (int i = 0; i < kTurn; ++i) multiply_row(a + (k + i) * a_k, a_n, b + (k + i) * kPanelRows, sums);
   }
+  for (; k < depth; ++k) multiply_row(a + k * a_k, a_n, b + k * kPanelRows, sums);
 }
 
 template <int N>
