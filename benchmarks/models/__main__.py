@@ -11,7 +11,8 @@ against what onnxruntime.transformers.optimizer makes of it, and against PyTorch
 
 Weights are random; no input has padding. On the CPU a contestant whose output differs from PyTorch's is not timed; the
 JSON file says by how much. All run in one process, in interleaved rounds (flashonnx.bench.timing). What runs as engines
-needs a GPU and TensorRT; other shapes are usual there.
+needs a GPU and TensorRT; other shapes are usual there. An engine takes all shapes of the command line, or all of the
+model's, and is tuned for the first.
 """
 
 from __future__ import annotations
@@ -73,14 +74,16 @@ def _use_engines(model: files.Model, arguments: argparse.Namespace) -> None:
     import engine_files
     import engines
 
-    for shape in arguments.shape or list(model.gpu_shapes):
-        if arguments.what == "build":
-            for name in engine_files.ENGINES:
-                engine_files.EngineFiles(model, _FOLDER, _say).make_engine(name, shape)
-        elif arguments.what == "layers":
-            print("\n".join(engines.profile(model, _FOLDER, shape, _say)), flush=True)
+    shapes = arguments.shape or model.gpu_shapes
+    if arguments.what == "build":
+        for name in engine_files.ENGINES:
+            engine_files.EngineFiles(model, _FOLDER, _say).make_engine(name, shapes)
+        return
+    for shape in shapes:
+        if arguments.what == "layers":
+            print("\n".join(engines.profile(model, _FOLDER, shapes, shape, _say)), flush=True)
         else:
-            row = engines.Contestants(model, _FOLDER, shape, _say).row()
+            row = engines.Contestants(model, _FOLDER, shapes, shape, _say).row()
             print(engines.line(row), flush=True)
             if arguments.json:
                 _add(arguments.json, row, engines.environment())

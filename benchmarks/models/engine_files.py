@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from files import Model, Shape, make_original
@@ -29,7 +29,6 @@ ENGINES = {FUSED: "plugin", STRONG: "strong", FREE: "free"}
 _OPSET = 18  # the newest that TensorRT 10.6 parses whole: it has no Attention
 
 Say = Callable[[str], None]
-Shapes = dict[str, tuple[int, ...]]
 
 
 class EngineFiles:
@@ -55,30 +54,41 @@ class EngineFiles:
             convert(model, "fp16")
             model_io.save(model, path)
 
-    def make_engine(self, name: str, shape: Shape) -> tuple[Path, float]:
-        """The engine of that name in ENGINES for inputs of this shape alone, and the seconds that its build took.
+    def make_engine(self, name: str, shapes: Sequence[Shape]) -> tuple[Path, float]:
+        """The engine of that name in ENGINES, tuned for the first of the shapes and fit for all, and the seconds that
+        its build took.
 
         Raises:
             EngineError: TensorRT refuses.
         """
         engines = self._folder / "engines"
         engines.mkdir(exist_ok=True)
-        path = engines / f"{self._model.name}-{shape[0]}x{shape[1]}-{ENGINES[name]}.engine"
+        of_shapes = "_".join(f"{batch}x{length}" for batch, length in shapes)
+        path = engines / f"{self._model.name}-{of_shapes}-{ENGINES[name]}.engine"
         seconds = path.with_suffix(".seconds.json")
         if not seconds.exists():
             self.make_half()
             self._say(f"{self._model.name}: building, {name}")
             started = time.monotonic()
-            shapes = {input_: tuple(tensor.shape) for input_, tensor in self._model.inputs(*shape).items()}
-            self._build(name, path, shapes)
+            self._build(name, path, self._profile(shapes))
             write_text(seconds, json.dumps(time.monotonic() - started))
         return path, json.loads(seconds.read_text(encoding="utf-8"))
 
-    def _build(self, name: str, path: Path, shapes: Shapes) -> None:
+    def _profile(self, shapes: Sequence[Shape]) -> dict[str, Range]:
+        batches, lengths = zip(*shapes, strict=True)
+        ends = (min(batches), min(lengths)), shapes[0], (max(batches), max(lengths))
+        least, usual, most = (self._model.inputs(*shape) for shape in ends)
+        return {
+            name: Range(tuple(least[name].shape), tuple(usual[name].shape), tuple(most[name].shape)) for name in usual
+        }
+
+    def _build(self, name: str, path: Path, profile: dict[str, Range]) -> None:
         if name == FUSED:
-            build_engine(self.fused_half, path, min_shapes=shapes, opt_shapes=shapes, max_shapes=shapes, check=False)
+            least, usual, most = (
+                {name: getattr(dims, end) for name, dims in profile.items()} for end in ("min", "opt", "max")
+            )
+            build_engine(self.fused_half, path, min_shapes=least, opt_shapes=usual, max_shapes=most, check=False)
             return
-        profile = {input_: Range(dims, dims, dims) for input_, dims in shapes.items()}
         is_strong = name == STRONG
         build_peer(self.half if is_strong else self.original, path, profile, strongly_typed=is_strong)
 

@@ -1,12 +1,14 @@
 """Whole models in 16 bits on a GPU: TensorRT engines with the plugin and without, ONNX Runtime fused and not, PyTorch.
 
 Engines are replayed as CUDA graphs, so that what is timed is the GPU's work; ONNX Runtime and PyTorch run as they are
-called. Time, memory and how far the output is from PyTorch's in float32.
+called. Time, memory and how far the output is from PyTorch's in float32. A fused engine that gives other bits in two
+threads than alone is not timed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,15 @@ _ROUNDS = 9
 
 
 class Contestants:
-    """Of one model and shape, each with its inputs in place; what fails is in `notes`."""
+    """Of one model and shape, each with its inputs in place; what fails is in `notes`.
 
-    def __init__(self, model: Model, folder: Path, shape: Shape, say: Say) -> None:
+    shapes: what the engines are made for, tuned for the first.
+    """
+
+    def __init__(self, model: Model, folder: Path, shapes: Sequence[Shape], shape: Shape, say: Say) -> None:
         self.files = EngineFiles(model, folder, say)
         self.files.make_half()
-        self.model, self.shape, self.say = model, shape, say
+        self.model, self.shapes, self.shape = model, shapes, shape
         self.inputs = {name: tensor.cuda() for name, tensor in model.inputs(*shape).items()}
         self.expected = _torch(model, torch.float32)(self.inputs)
         self.runs: dict[str, Callable[[], object]] = {}
@@ -56,6 +61,7 @@ class Contestants:
         return {
             "model": self.model.name,
             "shape": list(self.shape),
+            "engine_shapes": [list(shape) for shape in self.shapes],
             "seconds": seconds,
             "over_ours": _ratios(seconds),
             "relative_difference": self.differences,
@@ -65,7 +71,7 @@ class Contestants:
         }
 
     def engine(self, name: str) -> Engine:
-        path, self.build_seconds[name] = self.files.make_engine(name, self.shape)
+        path, self.build_seconds[name] = self.files.make_engine(name, self.shapes)
         return Engine(path)
 
     def _add(self, name: str) -> None:
@@ -85,6 +91,8 @@ class Contestants:
 
     def _prepare_engine(self, name: str) -> tuple[Callable[[], object], Callable[[], torch.Tensor]]:
         engine = self.engine(name)
+        if name == FUSED:
+            _check_threads(engine, self.inputs)
         outputs = engine.bind(self.inputs)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(cuda.stream()):
@@ -105,9 +113,9 @@ class Contestants:
         return run, lambda: output
 
 
-def profile(model: Model, folder: Path, shape: Shape, say: Say) -> Iterator[str]:
+def profile(model: Model, folder: Path, shapes: Sequence[Shape], shape: Shape, say: Say) -> Iterator[str]:
     """Where the time of each engine goes, layer by layer."""
-    contestants = Contestants(model, folder, shape, say)
+    contestants = Contestants(model, folder, shapes, shape, say)
     for name in ENGINES:
         layers = contestants.engine(name).profile(contestants.inputs)
         yield f"{model.name} {shape[0]}x{shape[1]}, {name}: {sum(layers.values()):.3f} ms, {len(layers)} layers"
@@ -160,6 +168,22 @@ def best_ratio(row: dict[str, Any]) -> float:
 
 def _ratios(seconds: Times) -> dict[str, float]:
     return {name: median_ratio(seconds, name, FUSED) for name in seconds} if FUSED in seconds else {}
+
+
+def _check_threads(engine: Engine, inputs: Inputs) -> None:
+    """Raises unless two execution contexts, in two threads, give the bits of one that runs alone."""
+
+    def run(context: Engine) -> dict[str, torch.Tensor]:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            outputs = context.run_tensors(inputs)
+            torch.cuda.current_stream().synchronize()
+        return outputs
+
+    expected = run(engine.clone())
+    with ThreadPoolExecutor(2) as threads:
+        for outputs in threads.map(run, (engine.clone(), engine.clone())):
+            if not all(torch.equal(outputs[name], expected[name]) for name in expected):
+                raise RuntimeError("gives other bits in two threads than alone")
 
 
 def _torch(model: Model, dtype: torch.dtype) -> Callable[[Inputs], torch.Tensor]:

@@ -33,8 +33,9 @@ class Model:
     """One model.
 
     build(): the module, which takes its inputs by position. inputs(batch, length): tensors by name, no padding.
-    shapes: what is timed, (batch, length); gpu_shapes: likewise, as TensorRT engines. heads, hidden, kind: what
-    onnxruntime.transformers.optimizer wants to be told; kind None where it has nothing for the model.
+    shapes: what is timed, (batch, length); gpu_shapes: likewise, on a GPU, where engines are tuned for the first.
+    heads, hidden, kind: what onnxruntime.transformers.optimizer wants to be told; kind None where it has nothing for
+    the model.
     """
 
     name: str
@@ -120,7 +121,7 @@ MODELS: dict[str, Model] = {
             _transformers("BertModel", transformers.BertConfig(), _TEXT),
             _text,
             ((1, 128), (8, 128), (1, 512)),
-            ((8, 512), (1, 512)),
+            ((8, 512), (1, 128), (1, 512), (8, 128), (32, 128)),
             12,
             768,
             _BATCH_AND_LENGTH,
@@ -131,7 +132,7 @@ MODELS: dict[str, Model] = {
             _transformers("GPT2Model", transformers.GPT2Config(), _TEXT, use_cache=False),
             _text,
             ((1, 128), (1, 1024), (4, 256)),
-            ((4, 1024), (1, 1024)),
+            ((4, 1024), (1, 128), (1, 1024), (4, 256)),
             12,
             768,
             _BATCH_AND_LENGTH,
@@ -142,7 +143,7 @@ MODELS: dict[str, Model] = {
             _transformers("ViTModel", transformers.ViTConfig(), ("pixel_values",)),
             _image,
             ((1, 224), (4, 224)),
-            ((8, 224), (1, 224)),
+            ((8, 224), (1, 224), (32, 224)),
             12,
             768,
             {0: "batch"},
@@ -153,7 +154,7 @@ MODELS: dict[str, Model] = {
             _transformers("T5EncoderModel", _T5, _TEXT, attention="eager"),  # torch.export stumbles over sdpa here
             _text,
             ((1, 128), (8, 128), (1, 512)),
-            ((8, 512), (1, 512)),
+            ((8, 512), (1, 128), (1, 512), (32, 128)),
             8,
             512,
             _BATCH_AND_LENGTH,
@@ -177,7 +178,7 @@ MODELS: dict[str, Model] = {
             _transformers("Qwen3Model", _QWEN3, _TEXT, use_cache=False),
             _text,
             ((1, 128), (1, 512), (1, 2048)),
-            ((1, 2048), (4, 2048)),
+            ((1, 2048), (1, 512), (4, 2048)),
             16,
             1024,
             _BATCH_AND_LENGTH,
@@ -188,7 +189,7 @@ MODELS: dict[str, Model] = {
             _transformers("BertModel", _MINILM, _TEXT),
             _text,
             _MINILM_SHAPES,
-            ((8, 256), (32, 512)),
+            ((8, 256), (1, 64), (32, 128), (32, 512)),
             12,
             384,
             _BATCH_AND_LENGTH,
