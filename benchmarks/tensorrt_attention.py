@@ -1,6 +1,7 @@
 """Attention alone in TensorRT, in 16 bits: the plugin, against TensorRT's own engine of MatMul, Softmax and MatMul.
 
     python benchmarks/tensorrt_attention.py --json attention.json
+    python benchmarks/tensorrt_attention.py --length 2048 --engines build/engines    keeps its engines there
 
 The causal mask of TensorRT's own is an N x N tensor that is added, as exporters write it: its parser knows no other.
 TensorRT's own is built strongly typed and free to choose types, and the faster one counts. Needs a GPU.
@@ -28,7 +29,7 @@ from flashonnx.engine import Engine
 from flashonnx.engine.builder import Builder, BuilderOptions
 from flashonnx.engine.tensorrt import import_tensorrt, listening, load_plugin
 from flashonnx.environment import describe
-from flashonnx.files import write_text
+from flashonnx.files import replacing, write_text
 
 OURS = "flashonnx plugin"
 PEERS = ("TensorRT, strongly typed", "TensorRT, free to choose")
@@ -49,12 +50,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--length", type=int, action="append", help="of Q and K; all if not given")
+    parser.add_argument("--head-size", type=int, action="append", help="likewise")
+    parser.add_argument("--engines", type=Path, help="a folder: engines are kept there, and not built again")
     arguments = parser.parse_args()
+    if arguments.engines:
+        arguments.engines.mkdir(parents=True, exist_ok=True)
     trt = import_tensorrt()
     load_plugin(trt)
     rows = []
     for case in CASES:
-        rows.append(measure(trt, case, arguments.rounds))
+        if not _is_asked_for(case, arguments):
+            continue
+        rows.append(measure(trt, case, arguments.rounds, arguments.engines))
         print(_line(rows[-1]), flush=True)
     if arguments.json:
         environment = {**describe(), **cuda.describe(), "tensorrt": trt.__version__}
@@ -62,12 +70,15 @@ def main() -> int:
     return 0
 
 
-def measure(trt: Any, case: Case, rounds: int) -> dict[str, Any]:
-    """Seconds on the GPU of each engine, round by round, and how far the peers' outputs are from ours."""
+def measure(trt: Any, case: Case, rounds: int, folder: Path | None = None) -> dict[str, Any]:
+    """Seconds on the GPU of each engine, round by round, and how far the peers' outputs are from ours.
+
+    folder: where engines are kept.
+    """
     rng = np.random.default_rng(0)
     shape = (case.batch_size, case.q_num_heads, case.q_sequence_length, case.head_size)
     inputs = {name: to_torch(rng.standard_normal(shape, np.float32).astype(np.float16)).cuda() for name in "qkv"}
-    engines = {name: _engine(trt, case, name) for name in _GRAPHS}
+    engines = {name: _engine(trt, case, name, folder) for name in _GRAPHS}
     outputs = {name: engine.run_tensors(inputs)["y"].float() for name, engine in engines.items()}
     seconds = cuda.interleave({name: engine.enqueue for name, engine in engines.items()}, rounds=rounds)
     return {
@@ -80,14 +91,21 @@ def measure(trt: Any, case: Case, rounds: int) -> dict[str, Any]:
     }
 
 
-def _engine(trt: Any, case: Case, name: str) -> Engine:
-    graph, strongly_typed = _GRAPHS[name]
-    with tempfile.TemporaryDirectory() as folder:
-        source, path = Path(folder, "model.onnx"), Path(folder, "model.engine")
-        onnx.save(graph(case), source)
-        with listening(trt) as messages:
+def _is_asked_for(case: Case, arguments: argparse.Namespace) -> bool:
+    asked = ((arguments.length, case.q_sequence_length), (arguments.head_size, case.head_size))
+    return all(wanted is None or size in wanted for wanted, size in asked)
+
+
+def _engine(trt: Any, case: Case, name: str, folder: Path | None) -> Engine:
+    with tempfile.TemporaryDirectory() as temporary:
+        path = (folder or Path(temporary)) / f"{case}, {name}.engine".replace(" ", "_").replace("/", "_")
+        if not path.exists():
+            graph, strongly_typed = _GRAPHS[name]
+            source = Path(temporary, "model.onnx")
+            onnx.save(graph(case), source)
             options = BuilderOptions(strongly_typed=strongly_typed, tf32=True)
-            path.write_bytes(Builder(trt, messages, options).build(source, {}))
+            with listening(trt) as messages, replacing(path) as unfinished:
+                unfinished.write_bytes(Builder(trt, messages, options).build(source, {}))
         return Engine(path)
 
 
