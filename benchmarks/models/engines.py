@@ -151,14 +151,20 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         f"ONNX Runtime {environment['onnxruntime']}, PyTorch {environment['packages']['torch']}; milliseconds, medians"
     )
     yield ""
-    yield f"| model | batch x length | {' | '.join(NAMES)} | TensorRT's best / ours | off by, of PyTorch's own |"
-    yield f"|---|---|{'---:|' * (len(NAMES) + 2)}"
+    more = ("TensorRT's best / ours", "off by, of PyTorch's own", "MiB, ours / TensorRT's", "built in s, likewise")
+    yield f"| model | batch x length | {' | '.join((*NAMES, *more))} |"
+    yield f"|---|---|{'---:|' * (len(NAMES) + len(more))}"
     for row in result["rows"]:
         seconds = row["seconds"]
         cells = [f"{np.median(seconds[name]) * 1e3:.3f}" if name in seconds else "" for name in NAMES]
         off = row["relative_difference"].get(FUSED, np.nan) / row["relative_difference"].get(TORCH, np.nan)
-        shape = "x".join(map(str, row["shape"]))
-        yield f"| {row['model']} | {shape} | {' | '.join(cells)} | {best_ratio(row):.2f} | {off:.2f} |"
+        cells += [f"{best_ratio(row):.2f}", f"{off:.2f}"]
+        cells += [_ours_and_strong(row["mebibytes"]), _ours_and_strong(row["build_seconds"])]
+        yield f"| {row['model']} | {'x'.join(map(str, row['shape']))} | {' | '.join(cells)} |"
+
+
+def _ours_and_strong(figures: dict[str, float]) -> str:
+    return " / ".join(f"{figures[name]:.0f}" if name in figures else "" for name in (FUSED, STRONG))
 
 
 def best_ratio(row: dict[str, Any]) -> float:

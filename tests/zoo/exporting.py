@@ -19,7 +19,6 @@ from flashonnx.files import replacing, write_text
 from tests.zoo import (
     audio,
     cached,
-    cached_seq2seq,
     decoders,
     encoders,
     exporters,
@@ -41,7 +40,6 @@ _HOMES: tuple[ModuleType, ...] = (
     decoders,
     seq2seq,
     cached,
-    cached_seq2seq,
     vision,
     timm_models,
     audio,
