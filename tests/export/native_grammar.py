@@ -39,6 +39,7 @@ class NativeCase:
 
     draw: st.DrawFn
     graph: Graph
+    dtype: type = np.float32
     sizes: tuple[Mapping[str, int], ...] = SIZES
     by_definition: bool = False
     is_rounded: bool = False
@@ -54,7 +55,7 @@ class NativeCase:
         return self.pick(what, "no", "yes") == "yes"
 
     def activation(self, name: str, *dims: int | str) -> str:
-        return self.graph.input(name, np.float32, dims)
+        return self.graph.input(name, self.dtype, dims)
 
     def weight(self, *shape: int) -> str:
         table = np.random.default_rng(len(self.graph.weights)).standard_normal(shape) / 4
@@ -62,12 +63,12 @@ class NativeCase:
 
     @property
     def model(self) -> onnx.ModelProto:
-        return onnx.shape_inference.infer_shapes(self.graph.model())
+        return onnx.shape_inference.infer_shapes(self.graph.model(output_dtype=self.dtype))
 
 
 @st.composite
 def native_attentions(draw: st.DrawFn) -> NativeCase:
-    case = NativeCase(draw, Graph(draw(st.sampled_from([23, 24]))))
+    case = NativeCase(draw, Graph(draw(st.sampled_from([23, 24, 25]))))
     makers = {
         "Attention": _onnx_attention,
         "packed Attention": _packed_attention,
@@ -80,17 +81,14 @@ def native_attentions(draw: st.DrawFn) -> NativeCase:
 
 def _onnx_attention(case: NativeCase) -> None:
     graph = case.graph
+    case.dtype = np.float16 if case.has("half precision") else np.float32
     kv_heads = int(case.pick("kv_heads", "4", "2", "1"))
     keys = case.pick("keys", "rows", "keys")
     is_cached = keys == "rows" and case.has("past")
     rank = case.pick("rank", "3", "4", "4")
     q = case.activation("q", "batch", "rows", WIDTH)
     k, v = (case.activation(name, "batch", keys, kv_heads * SIZE) for name in "kv")
-    attributes: dict[str, float] = {"is_causal": int(case.has("causal"))}
-    if case.has("scale"):
-        attributes["scale"] = 0.3
-    if case.has("softcap"):
-        attributes["softcap"] = 2.0
+    attributes = _onnx_attributes(case)
     if rank == "3":
         attributes |= {"q_num_heads": HEADS, "kv_num_heads": kv_heads}
     else:
@@ -98,11 +96,31 @@ def _onnx_attention(case: NativeCase) -> None:
     past = [case.activation(f"past_{name}", "batch", kv_heads, "past", SIZE) for name in "kv"] if is_cached else []
     if rank == "4" and not past and kv_heads != HEADS and case.has("repeated"):
         k, v = (_repeat_heads(graph, each, kv_heads) for each in (k, v))
-    mask = _onnx_mask(case, k, past)
-    more = [mask, *past] if mask or past else []
+    more = [_onnx_mask(case, k, past), *(past or ["", ""]), _lengths(case, keys)]
+    while more and not more[-1]:
+        more.pop()
     outputs = graph.ops(3 if past else 1, "Attention", q, k, v, *more, **attributes)
     y = outputs[0] if rank == "3" else graph.reshape(graph.transpose(outputs[0], 0, 2, 1, 3), 0, 0, WIDTH)
     graph.outputs += [y, *outputs[1:]]
+
+
+def _onnx_attributes(case: NativeCase) -> dict[str, float]:
+    attributes: dict[str, float] = {"is_causal": int(case.has("causal"))}
+    if case.has("scale"):
+        attributes["scale"] = 0.3
+    if case.has("softcap"):
+        attributes["softcap"] = 2.0
+    if case.graph.opset >= 25:
+        attributes["left_window_size"] = int(case.pick("left", "-1", "0", "4", "40"))
+        attributes["right_window_size"] = int(case.pick("right", "-1", "0", "3"))
+    return attributes
+
+
+def _lengths(case: NativeCase, keys: str) -> str:
+    """nonpad_kv_seqlen, or "" for none; a past excludes it. 6 is the least number of keys."""
+    if case.graph.opset < 24 or keys == "rows" or not case.has("lengths"):
+        return ""
+    return case.graph.input("lengths", np.int64, ("batch",), integers=(0, 1, 3, 6))
 
 
 def _repeat_heads(graph: Graph, value: str, kv_heads: int) -> str:
@@ -121,14 +139,14 @@ def _onnx_mask(case: NativeCase, k: str, past: list[str]) -> str:
         total = graph.op("Add", total, graph.dim(past[0], 2))
     positions = graph.positions(total)
     if kind == "bias":
-        table = graph.cast(graph.op("Mod", positions, graph.constant(3, np.int64)), np.float32)
+        table = graph.cast(graph.op("Mod", positions, graph.constant(3, np.int64)), case.dtype)
         return graph.unsqueeze(table, 0)
-    # The first key always counts.
-    limit = graph.unsqueeze(graph.input("limit", np.int64, ("batch",), integers=(1, 2, 3, 90)), 1, 2, 3)
+    limit = graph.unsqueeze(graph.input("limit", np.int64, ("batch",), integers=(0, 1, 2, 3, 90)), 1, 2, 3)
     keep = graph.op("Less", positions, limit)
     if kind == "padding":
         return keep
-    zero, excluded = (graph.constant(number, np.float32) for number in (0.0, -1e9))
+    lowest = -np.inf if case.dtype == np.float16 else -1e9
+    zero, excluded = (graph.constant(number, case.dtype) for number in (0.0, lowest))
     return graph.op("Where", keep, zero, excluded)
 
 
