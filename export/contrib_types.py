@@ -101,10 +101,7 @@ def _fused_matmul(node: ir.Node, types: Types) -> Types:
         return []
     if node.attributes.get_int("transBatchA", 0) or node.attributes.get_int("transBatchB", 0):
         return []
-    a, b = (
-        _swapped(type_.shape, node.attributes.get_int(flag, 0))
-        for type_, flag in ((first, "transA"), (second, "transB"))
-    )
+    a, b = _matrices(node, first, second)
     if a[-1] != b[-2]:
         raise SizeError(f"FusedMatMul: {a} by {b}")
     return [Type(first.dtype, (*broadcast(node, [a[:-2], b[:-2]]), a[-2], b[-1]))]
@@ -114,15 +111,17 @@ def _fused_gemm(node: ir.Node, types: Types) -> Types:
     first, second = types[:2]
     if first is None or second is None:
         return []
-    a, b = (
-        _swapped(type_.shape, node.attributes.get_int(flag, 0))
-        for type_, flag in ((first, "transA"), (second, "transB"))
-    )
+    a, b = _matrices(node, first, second)
     return [Type(first.dtype, (a[0], b[1]))]
 
 
-def _swapped(shape: Shape, swap: int) -> Shape:
-    return (*shape[:-2], shape[-1], shape[-2]) if swap else shape
+def _matrices(node: ir.Node, first: Type, second: Type) -> tuple[Shape, Shape]:
+    """The shapes as they are multiplied, after transA and transB."""
+
+    def swapped(shape: Shape, flag: str) -> Shape:
+        return (*shape[:-2], shape[-1], shape[-2]) if node.attributes.get_int(flag, 0) else shape
+
+    return swapped(first.shape, "transA"), swapped(second.shape, "transB")
 
 
 def _same_as_first(node: ir.Node, types: Types) -> Types:
