@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 import flashonnx.fusion
@@ -92,3 +93,48 @@ def test_attention_whose_scores_are_wanted_is_left_alone():
     fused = fuse(complete(graph))
     assert not fused.site.fused
     assert "qk_matmul_output" in fused.site.reason
+
+
+def test_windows_and_lengths():
+    graph = Graph(25)
+    q, k, v = inputs(graph, keys="keys")
+    lengths = graph.input("lengths", np.int64, ("batch",), integers=(0, 1, 5, 9))
+    heads = {"q_num_heads": HEADS, "kv_num_heads": HEADS}
+    windows = {"left_window_size": 3, "right_window_size": 2}
+    graph.outputs.append(graph.op("Attention", q, k, v, "", "", "", lengths, **heads, **windows))
+    fused = assert_fused(graph)
+    assert fused.attributes["left_window_size"] == 3
+    assert fused.attributes["right_window_size"] == 2
+    assert len(fused.node.input) == 7
+
+
+def test_a_mask_for_the_first_keys_only_is_left_alone():
+    graph = Graph(24)
+    q, k, v = (graph.input(name, np.float32, (2, HEADS, 5, SIZE)) for name in "qkv")
+    graph.outputs.append(graph.op("Attention", q, k, v, graph.input("mask", np.bool_, (5, 3))))
+    fused = fuse(complete(graph))
+    assert not fused.site.fused
+    assert "shorter than the keys" in fused.site.reason
+
+
+def test_a_past_key_without_a_past_value_is_left_alone():
+    graph = Graph(23)
+    q, k, v = (split_heads(graph, value) for value in inputs(graph))
+    graph.outputs.append(graph.op("Attention", q, k, v, "", cache(graph)[0]))
+    fused = fuse(graph.model())
+    assert not fused.site.fused
+    assert "without a past value" in fused.site.reason
+
+
+@pytest.mark.parametrize("kind", ["sinks", "lse"])
+def test_the_op_itself_is_left_alone_where_it_has_more_than_onnx(kind):
+    graph = Graph(23)
+    q, k, v = (split_heads(graph, value) for value in inputs(graph))
+    more = ["", "", "", "", graph.constant(np.zeros(HEADS), np.float32)] if kind == "sinks" else []
+    outputs = graph.ops(5, "FlashAttention", q, k, v, *more, domain="flashonnx")
+    graph.outputs += [outputs[0], outputs[4]] if kind == "lse" else outputs[:1]
+    model = graph.model()
+    model.opset_import.append(onnx.helper.make_opsetid("flashonnx", 1))
+    fused = fuse(model)
+    assert not fused.site.fused
+    assert kind in fused.site.reason
