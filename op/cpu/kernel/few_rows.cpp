@@ -98,10 +98,12 @@ class FewRowsKernel {
                          next_keys(segment, {middle, next.end}), scratch_.o);
   }
 
+  // Where no keys are left, the segment's first is asked for.
   NextKeys next_keys(const KeySegment& segment, KeySpan keys) const {
-    const int64_t first = keys.begin - segment.begin, bytes = bytes_of(tile_.dtype);
-    return {Lines(stored(segment.k, segment.k_row_stride, first), keys.size(), tile_.head_size * bytes),
-            Lines(stored(segment.v, segment.v_row_stride, first), keys.size(), tile_.v_head_size * bytes)};
+    const int64_t first = keys.empty() ? 0 : keys.begin - segment.begin, count = keys.empty() ? 1 : keys.size();
+    const int64_t bytes = bytes_of(tile_.dtype);
+    return {Lines(stored(segment.k, segment.k_row_stride, first), count, tile_.head_size * bytes),
+            Lines(stored(segment.v, segment.v_row_stride, first), count, tile_.v_head_size * bytes)};
   }
 
   StoredRows stored(const void* rows, int64_t stride, int64_t first) const {
@@ -184,7 +186,7 @@ class FewRowsKernel {
     const Vec log2_e = broadcast(kLog2E);
     Vec most = m_[g];
     for (int64_t i = 0; i < floats; i += kLanes) most = max(load(scores + i), most);
-    const Vec m = largest_of_rows(most);
+    const Vec m = max_of_groups<kKeys>(most);
     // A row that has seen no key: 2^(-inf - 0) is 0, where 2^(-inf - -inf) would be NaN.
     const Vec base = select(equal(m, broadcast(kNever)), broadcast(0.0f), m);
     Vec sums = broadcast(0.0f);
@@ -199,17 +201,6 @@ class FewRowsKernel {
     alignas(64) float factors[kLanes];
     store(factors, factor);
     for (int r = 0; r < R; ++r) factor_[g * R + r] = factors[r * kKeys];
-  }
-
-  // In each lane the largest of all lanes of its row.
-  static Vec largest_of_rows(Vec a) {
-    alignas(64) float lanes[kLanes];
-    store(lanes, a);
-    return of_lanes([&](int r, int) {
-      float most = lanes[r * kKeys];
-      for (int n = 1; n < kKeys; ++n) most = lanes[r * kKeys + n] > most ? lanes[r * kKeys + n] : most;
-      return most;
-    });
   }
 
   void finish(int r) {

@@ -5,6 +5,8 @@
 // of a group fill a vector once each is added up: lane r * kStepKeys + n holds row r's score of the step's key n.
 #pragma once
 
+#include <utility>
+
 #include "op/cpu/kernel/block.h"
 
 namespace flashonnx::cpu::FLASHONNX_ISA {
@@ -26,17 +28,19 @@ struct StoredRows {
 // fill the buffers that the reader's own misses need.
 class Lines {
  public:
+  // `count` rows, at least one.
   Lines(const StoredRows& rows, int64_t count, int64_t row_bytes)
       : next_(rows.data), stride_(rows.stride), row_bytes_(row_bytes), rows_left_(count - 1) {
-    if (rows.stride == row_bytes && count > 1) {
+    if (rows.stride == row_bytes) {
       row_bytes_ = count * row_bytes;
       rows_left_ = 0;
     }
-    row_end_ = count > 0 ? next_ + row_bytes_ : next_;
+    row_end_ = next_ + row_bytes_;
   }
 
-  void ask(int64_t lines) {
-    for (int64_t i = 0; i < lines && next_ < row_end_; ++i) {
+  // After the last line come those of the last row again, which costs little.
+  __attribute__((always_inline)) void ask(int lines) {
+    for (int i = 0; i < lines; ++i) {
       __builtin_prefetch(next_, 0, 2);
       next_ += kLine;
       if (next_ >= row_end_) end_row();
@@ -47,10 +51,11 @@ class Lines {
 
  private:
   void end_row() {
-    if (rows_left_ <= 0) return;
-    --rows_left_;
-    next_ = row_end_ - row_bytes_ + stride_;
-    row_end_ += stride_;
+    if (rows_left_ > 0) {
+      --rows_left_;
+      row_end_ += stride_;
+    }
+    next_ = row_end_ - row_bytes_;
   }
 
   const char* next_;
@@ -58,16 +63,17 @@ class Lines {
   int64_t stride_, row_bytes_, rows_left_;
 };
 
-// The rows of K and V that will be read next. They take turns: memory serves two streams faster than one.
+// The rows of K and V that will be read next, both at once: memory serves two streams faster than one.
 struct NextKeys {
-  Lines k, v;
+  Lines first, second;
 
-  void ask(int64_t turn, int64_t lines) {
-    if (turn % 2 == 0) {
-      k.ask(lines);
-    } else {
-      v.ask(lines);
-    }
+  // For an odd line: once of K, once of V.
+  void take_turns() { std::swap(first, second); }
+
+  template <int kLines>
+  __attribute__((always_inline)) void ask() {
+    first.ask((kLines + 1) / 2);
+    second.ask(kLines / 2);
   }
 };
 
@@ -88,11 +94,12 @@ __attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count,
     const char* key[N];
     for (int n = 0; n < N; ++n) key[n] = keys.row(j + n < count ? j + n : count - 1);
     const float* q_part = q;
+    next.take_turns();
     for (int g = 0; g < groups; ++g) {
       Vec sums[kLanes];
       for (int i = 0; i < kLanes; ++i) sums[i] = broadcast(0.0f);
       for (int64_t d = 0; d < head_size; d += kPair) {
-        if (g == 0) next.ask(d / kPair, lines_a_step<kType, R>());
+        if (g == 0) next.ask<lines_a_step<kType, R>()>();
         for (int part = 0; part < 2; ++part) {
           Vec k[N];
           for (int n = 0; n < N; ++n) k[n] = load_of_pair<kType>(key[n], d, part);
@@ -114,6 +121,7 @@ __attribute__((noinline)) void add_values(const StoredRows& values, int64_t coun
                                           const float* p, const float* factor, NextKeys next, float* o) {
   constexpr int N = kStepKeys<R>;
   for (int64_t d = 0; d < v_head_size; d += kPair) {
+    next.take_turns();
     for (int g = 0; g < groups; ++g) {
       Vec sums[R][2];
       for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = broadcast(0.0f);
@@ -128,7 +136,7 @@ __attribute__((noinline)) void add_values(const StoredRows& values, int64_t coun
       };
       int64_t j = 0;
       for (; j + N <= count; j += N, p_step += kLanes) {
-        if (g == 0) next.ask(j / N, lines_a_step<kType, R>());
+        if (g == 0) next.ask<lines_a_step<kType, R>()>();
 #pragma GCC unroll 16
         for (int n = 0; n < N; ++n) add_key(n);
       }

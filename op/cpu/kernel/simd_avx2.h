@@ -61,6 +61,14 @@ inline Vec sum_each(const Vec (&r)[kLanes]) {
   return _mm256_permute2f128_ps(u[0], u[1], 0x20) + _mm256_permute2f128_ps(u[0], u[1], 0x31);
 }
 
+template <int kCount>
+inline Vec max_of_groups(Vec a) {
+  if constexpr (kCount >= 2) a = max(a, _mm256_permute_ps(a, 0xb1));
+  if constexpr (kCount >= 4) a = max(a, _mm256_permute_ps(a, 0x4e));
+  if constexpr (kCount >= 8) a = max(a, _mm256_permute2f128_ps(a, a, 0x01));
+  return a;
+}
+
 inline Vec load_half(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }

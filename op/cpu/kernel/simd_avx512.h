@@ -71,6 +71,15 @@ inline Vec sum_each(const Vec (&r)[kLanes]) {
   return _mm512_shuffle_f32x4(t[0], t[1], 0x88) + _mm512_shuffle_f32x4(t[0], t[1], 0xdd);
 }
 
+template <int kCount>
+inline Vec max_of_groups(Vec a) {
+  if constexpr (kCount >= 2) a = max(a, _mm512_permute_ps(a, 0xb1));
+  if constexpr (kCount >= 4) a = max(a, _mm512_permute_ps(a, 0x4e));
+  if constexpr (kCount >= 8) a = max(a, _mm512_shuffle_f32x4(a, a, 0xb1));
+  if constexpr (kCount >= 16) a = max(a, _mm512_shuffle_f32x4(a, a, 0x4e));
+  return a;
+}
+
 inline Vec load_half(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }

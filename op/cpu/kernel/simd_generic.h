@@ -51,6 +51,13 @@ inline Vec sum_each(const Vec (&r)[kLanes]) {
   return Vec{sum(r[0]), sum(r[1]), sum(r[2]), sum(r[3])};
 }
 
+template <int kCount>
+inline Vec max_of_groups(Vec a) {
+  if constexpr (kCount >= 2) a = max(a, Vec{a[1], a[0], a[3], a[2]});
+  if constexpr (kCount >= 4) a = max(a, Vec{a[2], a[3], a[0], a[1]});
+  return a;
+}
+
 inline Vec load_half(const uint16_t* p) {
   Vec a;
   for (int i = 0; i < kLanes; ++i) a[i] = static_cast<float>(static_cast<double>(Half{p[i]}));

@@ -19,6 +19,8 @@ const SimdProbe kProbe = {
       for (int i = 0; i < kLanes; ++i) rows[i] = load(matrix + i * kLanes);
       store(out, sum_each(rows));
     },
+    [](const float* in, float* out) { store(out, max_of_groups<2>(load(in))); },
+    [](const float* in, float* out) { store(out, max_of_groups<kLanes>(load(in))); },
     [](const uint16_t* in, float* out) { store(out, load_half(in)); },
     [](const uint16_t* in, float* out) { store(out, load_bfloat16(in)); },
     [](const uint16_t* in, float* out) { store(out, load_even_bfloat16(in)); },

@@ -11,6 +11,8 @@ struct SimdProbe {
   void (*tanh)(const float* in, float* out);
   void (*transpose)(float* matrix);                   // lanes x lanes
   void (*sum_each)(const float* matrix, float* out);  // (lanes, lanes) to (lanes)
+  void (*max_of_pairs)(const float* in, float* out);
+  void (*max_of_all)(const float* in, float* out);
   void (*load_half)(const uint16_t* in, float* out);
   void (*load_bfloat16)(const uint16_t* in, float* out);
   void (*load_even_bfloat16)(const uint16_t* in, float* out);  // 2 * lanes values to lanes

@@ -105,6 +105,20 @@ TEST_P(Simd, SumsEachRow) {
   EXPECT_EQ(sums, expected);
 }
 
+TEST_P(Simd, MaximaOfGroupsReachEachOfTheirLanes) {
+  const auto lanes = static_cast<size_t>(probe().lanes);
+  std::vector<float> of_pairs(lanes), of_all(lanes);
+  for (size_t largest = 0; largest < lanes; ++largest) {
+    std::vector<float> values(lanes, -2.0f), expected(lanes, -2.0f);
+    values[largest] = 3.0f;
+    expected[largest] = expected[largest ^ 1] = 3.0f;
+    probe().max_of_pairs(values.data(), of_pairs.data());
+    probe().max_of_all(values.data(), of_all.data());
+    EXPECT_EQ(of_pairs, expected);
+    EXPECT_EQ(of_all, std::vector<float>(lanes, 3.0f));
+  }
+}
+
 TEST_P(Simd, LoadsEvenAndOddPlacesApart) {
   const auto lanes = static_cast<size_t>(probe().lanes);
   std::vector<uint16_t> bits(2 * lanes);
