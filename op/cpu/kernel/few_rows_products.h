@@ -5,8 +5,6 @@
 // of a group fill a vector once each is added up: lane r * kStepKeys + n holds row r's score of the step's key n.
 #pragma once
 
-#include <utility>
-
 #include "op/cpu/kernel/block.h"
 
 namespace flashonnx::cpu::FLASHONNX_ISA {
@@ -65,41 +63,38 @@ class Lines {
 
 // The rows of K and V that will be read next, both at once: memory serves two streams faster than one.
 struct NextKeys {
-  Lines first, second;
+  Lines k, v;
 
-  // For an odd line: once of K, once of V.
-  void take_turns() { std::swap(first, second); }
-
-  template <int kLines>
-  __attribute__((always_inline)) void ask() {
-    first.ask((kLines + 1) / 2);
-    second.ask(kLines / 2);
+  // Half of the lines of either.
+  __attribute__((always_inline)) void ask(int lines) {
+    k.ask(lines / 2);
+    v.ask(lines / 2);
   }
 };
 
-// Lines that are read, per group, for a pair of vectors of each key of a step; at least one.
+// A pair is what a group multiplies at once: a pair of vectors (values.h) of each key of a step. Lines are asked for
+// every few pairs, as many as those read, and at least one of K and one of V.
 template <DType kType, int R>
-constexpr int lines_a_step() {
-  const int64_t bytes = kStepKeys<R> * kPair * (kType == DType::kFloat ? 4 : 2);
-  return static_cast<int>((bytes + Lines::kLine - 1) / Lines::kLine);
-}
+constexpr int kBytesOfPair = kStepKeys<R> * kPair * (kType == DType::kFloat ? 4 : 2);
+template <DType kType, int R>
+constexpr int kPairsATurn = kBytesOfPair<kType, R> >= 2 * Lines::kLine ? 1 : 2 * Lines::kLine / kBytesOfPair<kType, R>;
+template <DType kType, int R>
+constexpr int kLinesATurn = kPairsATurn<kType, R> * kBytesOfPair<kType, R> / Lines::kLine;
 
 // scores = scale * q . keys, a vector a step and group, (group, steps of a whole block, kLanes). Past the last key, its
 // scores are repeated. q is (group, vector of head_size, R, kLanes).
 template <DType kType, int R>
 __attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count, int64_t head_size, float scale,
                                           int groups, const float* q, NextKeys next, float* scores) {
-  constexpr int N = kStepKeys<R>;
+  constexpr int N = kStepKeys<R>, kTurn = kPairsATurn<kType, R>;
   for (int64_t j = 0; j < count; j += N, scores += kLanes) {
     const char* key[N];
     for (int n = 0; n < N; ++n) key[n] = keys.row(j + n < count ? j + n : count - 1);
     const float* q_part = q;
-    next.take_turns();
     for (int g = 0; g < groups; ++g) {
       Vec sums[kLanes];
       for (int i = 0; i < kLanes; ++i) sums[i] = broadcast(0.0f);
-      for (int64_t d = 0; d < head_size; d += kPair) {
-        if (g == 0) next.ask<lines_a_step<kType, R>()>();
+      const auto add_pair = [&](int64_t d) {
         for (int part = 0; part < 2; ++part) {
           Vec k[N];
           for (int n = 0; n < N; ++n) k[n] = load_of_pair<kType>(key[n], d, part);
@@ -108,7 +103,14 @@ __attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count,
             for (int n = 0; n < N; ++n) sums[r * N + n] = fma(q_row, k[n], sums[r * N + n]);
           }
         }
+      };
+      int64_t d = 0;
+      for (; d + kTurn * kPair <= head_size; d += kTurn * kPair) {
+        if (g == 0) next.ask(kLinesATurn<kType, R>);
+#pragma GCC unroll 16
+        for (int i = 0; i < kTurn; ++i) add_pair(d + i * kPair);
       }
+      for (; d < head_size; d += kPair) add_pair(d);
       store(scores + g * R * kFewRowsBlockKeys, sum_each(sums) * broadcast(scale));
     }
   }
@@ -119,26 +121,26 @@ __attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count,
 template <DType kType, int R>
 __attribute__((noinline)) void add_values(const StoredRows& values, int64_t count, int64_t v_head_size, int groups,
                                           const float* p, const float* factor, NextKeys next, float* o) {
-  constexpr int N = kStepKeys<R>;
+  constexpr int N = kStepKeys<R>, kTurnKeys = kPairsATurn<kType, R> * N;
   for (int64_t d = 0; d < v_head_size; d += kPair) {
-    next.take_turns();
     for (int g = 0; g < groups; ++g) {
       Vec sums[R][2];
       for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = broadcast(0.0f);
-      const float* p_step = p + g * R * kFewRowsBlockKeys;
+      const float* p_part = p + g * R * kFewRowsBlockKeys;
       const char* value = values.data + d * bytes_of(kType);
       const auto add_key = [&](int n) {
+        const float* p_key = p_part + n / N * kLanes + n % N;
         for (int part = 0; part < 2; ++part) {
           const Vec v = load_of_pair<kType>(value, 0, part);
-          for (int r = 0; r < R; ++r) sums[r][part] = fma(broadcast(p_step[r * N + n]), v, sums[r][part]);
+          for (int r = 0; r < R; ++r) sums[r][part] = fma(broadcast(p_key[r * N]), v, sums[r][part]);
         }
         value += values.stride;
       };
       int64_t j = 0;
-      for (; j + N <= count; j += N, p_step += kLanes) {
-        if (g == 0) next.ask<lines_a_step<kType, R>()>();
+      for (; j + kTurnKeys <= count; j += kTurnKeys, p_part += kTurnKeys / N * kLanes) {
+        if (g == 0) next.ask(kLinesATurn<kType, R>);
 #pragma GCC unroll 16
-        for (int n = 0; n < N; ++n) add_key(n);
+        for (int n = 0; n < kTurnKeys; ++n) add_key(n);
       }
       for (int n = 0; j + n < count; ++n) add_key(n);
       for (int r = 0; r < R; ++r) {
