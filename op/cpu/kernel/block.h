@@ -7,6 +7,7 @@ namespace flashonnx::cpu::FLASHONNX_ISA {
 
 // A panel's scores then stay in L1; a multiple of kMaxBroadcasts, so that no group of keys is cut short.
 constexpr int64_t kBlockKeys = 192;
+constexpr int64_t kShortBlockKeys = 64;
 constexpr float kNever = -__builtin_inff();
 
 // Keys [begin, end).

@@ -87,7 +87,7 @@ class FewRowsKernel {
     const StoredRows k = stored(segment.k, segment.k_row_stride, keys.begin - segment.begin);
     const StoredRows v = stored(segment.v, segment.v_row_stride, keys.begin - segment.begin);
     score_keys<kType, R>(load_rows(k, keys.size(), tile_.head_size, scratch_.k), keys.size(), padded(tile_.head_size),
-                         tile_.score_scale, groups_, scratch_.q, next_keys(segment, {next.begin, middle}),
+                         tile_.score_scale, groups_, scratch_.q, NextKeys(tile_, segment, {next.begin, middle}),
                          scratch_.scores);
     for (int g = 0; g < groups_; ++g) {
       if (needs_edit(keys)) edit(g, keys);
@@ -95,15 +95,7 @@ class FewRowsKernel {
     }
     add_values<kType, R>(load_rows(v, keys.size(), tile_.v_head_size, scratch_.v), keys.size(),
                          padded(tile_.v_head_size), groups_, scratch_.scores, factor_,
-                         next_keys(segment, {middle, next.end}), scratch_.o);
-  }
-
-  // Where no keys are left, the segment's first is asked for.
-  NextKeys next_keys(const KeySegment& segment, KeySpan keys) const {
-    const int64_t first = keys.empty() ? 0 : keys.begin - segment.begin, count = keys.empty() ? 1 : keys.size();
-    const int64_t bytes = bytes_of(tile_.dtype);
-    return {Lines(stored(segment.k, segment.k_row_stride, first), count, tile_.head_size * bytes),
-            Lines(stored(segment.v, segment.v_row_stride, first), count, tile_.v_head_size * bytes)};
+                         NextKeys(tile_, segment, {middle, next.end}), scratch_.o);
   }
 
   StoredRows stored(const void* rows, int64_t stride, int64_t first) const {

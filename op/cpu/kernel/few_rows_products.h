@@ -6,6 +6,7 @@
 #pragma once
 
 #include "op/cpu/kernel/block.h"
+#include "op/cpu/kernel/next_keys.h"
 
 namespace flashonnx::cpu::FLASHONNX_ISA {
 
@@ -14,72 +15,14 @@ constexpr int64_t kFewRowsBlockKeys = 32;
 template <int R>
 constexpr int kStepKeys = kLanes / R;
 
-// Rows of K or V as they lie in memory.
-struct StoredRows {
-  const char* data;
-  int64_t stride;  // in bytes
-
-  const char* row(int64_t i) const { return data + i * stride; }
-};
-
-// Rows that will be read next, on their way to the second-level cache, line after line: asked for at once, they would
-// fill the buffers that the reader's own misses need.
-class Lines {
- public:
-  // `count` rows, at least one.
-  Lines(const StoredRows& rows, int64_t count, int64_t row_bytes)
-      : next_(rows.data), stride_(rows.stride), row_bytes_(row_bytes), rows_left_(count - 1) {
-    if (rows.stride == row_bytes) {
-      row_bytes_ = count * row_bytes;
-      rows_left_ = 0;
-    }
-    row_end_ = next_ + row_bytes_;
-  }
-
-  // After the last line come those of the last row again, which costs little.
-  __attribute__((always_inline)) void ask(int lines) {
-    for (int i = 0; i < lines; ++i) {
-      __builtin_prefetch(next_, 0, 2);
-      next_ += kLine;
-      if (next_ >= row_end_) end_row();
-    }
-  }
-
-  static constexpr int64_t kLine = 64;
-
- private:
-  void end_row() {
-    if (rows_left_ > 0) {
-      --rows_left_;
-      row_end_ += stride_;
-    }
-    next_ = row_end_ - row_bytes_;
-  }
-
-  const char* next_;
-  const char* row_end_;
-  int64_t stride_, row_bytes_, rows_left_;
-};
-
-// The rows of K and V that will be read next, both at once: memory serves two streams faster than one.
-struct NextKeys {
-  Lines k, v;
-
-  // Half of the lines of either.
-  __attribute__((always_inline)) void ask(int lines) {
-    k.ask(lines / 2);
-    v.ask(lines / 2);
-  }
-};
-
 // A pair is what a group multiplies at once: a pair of vectors (values.h) of each key of a step. Lines are asked for
-// every few pairs, as many as those read, and at least one of K and one of V.
+// every few pairs: as many as are read, half of them of K and half of V, and at least one of either.
 template <DType kType, int R>
 constexpr int kBytesOfPair = kStepKeys<R> * kPair * (kType == DType::kFloat ? 4 : 2);
 template <DType kType, int R>
 constexpr int kPairsATurn = kBytesOfPair<kType, R> >= 2 * Lines::kLine ? 1 : 2 * Lines::kLine / kBytesOfPair<kType, R>;
 template <DType kType, int R>
-constexpr int kLinesATurn = kPairsATurn<kType, R> * kBytesOfPair<kType, R> / Lines::kLine;
+constexpr int kLinesATurn = kPairsATurn<kType, R> * kBytesOfPair<kType, R> / (2 * Lines::kLine);
 
 // scores = scale * q . keys, a vector a step and group, (group, steps of a whole block, kLanes). Past the last key, its
 // scores are repeated. q is (group, vector of head_size, R, kLanes).

@@ -5,6 +5,7 @@
 // plain vector operations.
 #pragma once
 
+#include "op/cpu/kernel/next_keys.h"
 #include "op/cpu/kernel/simd.h"
 
 namespace flashonnx::cpu::FLASHONNX_ISA {
@@ -120,12 +121,33 @@ inline void with_constant(int64_t n, const Body& body) {
   }
 }
 
+// What is asked for ahead, a share with each group of rows of a product.
+class Ahead {
+ public:
+  // `lines_a_group` of either K or V.
+  Ahead(const NextKeys& keys, int lines_a_group) : keys_(keys), lines_a_group_(lines_a_group) {}
+
+  void ask(int64_t groups = 1) {
+    if (lines_a_group_ > 0) ask_for(static_cast<int>(groups * lines_a_group_));
+  }
+
+ private:
+  // Out of the way of short problems, which have no next block.
+  __attribute__((noinline)) void ask_for(int lines) { keys_.ask(lines); }
+
+  NextKeys keys_;
+  const int lines_a_group_;
+};
+
+constexpr int64_t groups_of(int64_t rows) { return (rows + kMaxBroadcasts - 1) / kMaxBroadcasts; }
+
 // S^T of `count` keys, and its maxima.
 inline Maxima score_all(const float* keys, int64_t stride, int64_t count, const float* q, int64_t head_size,
-                        float* scores) {
+                        Ahead& ahead, float* scores) {
   Maxima most = no_maxima();
   for (int64_t j = 0, group; j < count; j += group) {
     group = group_of(count - j);
+    ahead.ask();
     with_constant<kMaxBroadcasts>(group, [&](auto n) {
       score_keys<decltype(n)::value>(keys + j * stride, stride, q, head_size, scores + j * kPanelRows, most);
     });
@@ -135,9 +157,10 @@ inline Maxima score_all(const float* keys, int64_t stride, int64_t count, const 
 
 // O^T of all v_head_size columns of V.
 inline void add_all_values(const float* values, int64_t stride, int64_t count, int64_t v_head_size, const float* p,
-                           const float* factor, float* o) {
+                           const float* factor, Ahead& ahead, float* o) {
   for (int64_t d = 0, group; d < v_head_size; d += group) {
     group = group_of(v_head_size - d);
+    ahead.ask();
     with_constant<kMaxBroadcasts>(group, [&](auto n) {
       add_values<decltype(n)::value>(values + d, stride, p, count, factor, o + d * kPanelRows);
     });

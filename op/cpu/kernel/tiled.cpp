@@ -41,13 +41,13 @@ class FloatProducts {
     v_ = load_rows(segment.v, segment.v_row_stride, skipped, keys.size(), tile_.v_head_size, scratch_.v);
   }
 
-  Maxima score(int first, KeySpan keys, float* scores) const {
+  Maxima score(int first, KeySpan keys, Ahead& ahead, float* scores) const {
     return score_all(k_.row(keys.begin), k_.stride, keys.size(), scratch_.q + first * tile_.head_size, tile_.head_size,
-                     scores);
+                     ahead, scores);
   }
 
-  void add_values(int, KeySpan keys, float* p, const float* factor, float* o) const {
-    add_all_values(v_.row(keys.begin), v_.stride, keys.size(), tile_.v_head_size, p, factor, o);
+  void add_values(int, KeySpan keys, float* p, const float* factor, Ahead& ahead, float* o) const {
+    add_all_values(v_.row(keys.begin), v_.stride, keys.size(), tile_.v_head_size, p, factor, ahead, o);
   }
 
  private:

@@ -67,13 +67,15 @@ class PairProducts {
     transpose_values(v, segment.v_row_stride, keys.size());
   }
 
-  Maxima score(int first, KeySpan keys, float* scores) {
+  Maxima score(int first, KeySpan keys, Ahead& ahead, float* scores) {
+    ahead.ask(groups_of(keys.size()));
     multiplier_.multiply(k_ + keys.begin * k_stride_, k_stride_, rounded_up(keys.size(), kRowStep),
                          scratch_.q + first * scratch_.depth / 2, scratch_.depth, scores);
     return maxima_of(scores, keys.size());
   }
 
-  void add_values(int, KeySpan keys, float* p, const float* factor, float* o) {
+  void add_values(int, KeySpan keys, float* p, const float* factor, Ahead& ahead, float* o) {
+    ahead.ask(groups_of(tile_.v_head_size));
     const int64_t begin = keys.begin / kDepthStep * kDepthStep;
     const int64_t depth = rounded_up(keys.end, kDepthStep) - begin;
     pack_probabilities(p, keys.begin - begin, keys.size(), depth);

@@ -8,9 +8,10 @@
 //   Products(tile, scratch)
 //   pack_queries(rows, count, first)      `count` rows of a panel, the tile's rows from `first` on
 //   load_block(segment, keys)             the next block: keys of `segment`
-//   score(first, keys, scores)            S^T of the panel at row `first`, and its Maxima; `keys` are the block's,
+//   score(first, keys, ahead, scores)     S^T of the panel at row `first`, and its Maxima; `keys` are the block's,
 //                                         from 0 on
-//   add_values(first, keys, p, factor, o) o = diag(factor) o + V^T P^T, for p laid out as scores were; p is spent
+//   add_values(first, keys, p, factor, ahead, o)
+//                                         o = diag(factor) o + V^T P^T, for p laid out as scores were; p is spent
 #pragma once
 
 #include "op/cpu/kernel/edit.h"
@@ -97,7 +98,7 @@ class TiledKernel {
 
   void run() {
     make_panels();
-    for_each_block(tile_, span_, kBlockKeys, [this](const KeySegment& segment, KeySpan keys) {
+    for_each_block(tile_, span_, block_keys(), [this](const KeySegment& segment, KeySpan keys) {
       products_.load_block(segment, keys);
       attend(segment, keys);
     });
@@ -124,26 +125,29 @@ class TiledKernel {
     }
   }
 
+  // A single panel is done with a block so soon that it waits for memory: two short blocks, this one and the next, stay
+  // in the second-level cache.
+  int64_t block_keys() const { return panels_ == 1 && span_.size() > kBlockKeys ? kShortBlockKeys : kBlockKeys; }
+
   void attend(const KeySegment& segment, KeySpan block) {
+    Ahead ahead = ahead_of(segment, block);
     for (int p = 0; p < panels_; ++p) {
-      prefetch_keys(segment, KeySpan{block.end, block.end + kBlockKeys}.within({segment.begin, segment.end}), p);
       if (p + 1 < panels_) prefetch_mask(panel_[p + 1], block);
       const KeySpan keys = panel_[p].any.within(block);
-      if (!keys.empty()) attend(panel_[p], keys, {keys.begin - block.begin, keys.end - block.begin});
+      if (!keys.empty()) attend(panel_[p], keys, {keys.begin - block.begin, keys.end - block.begin}, ahead);
     }
   }
 
-  // Each panel asks for a share of the next block's keys, so that none waits for memory when its turn comes. Rows that
-  // lie apart would be waited for one by one.
-  void prefetch_keys(const KeySegment& segment, KeySpan keys, int panel) const {
-    const int64_t share = (keys.size() + panels_ - 1) / panels_;
-    const KeySpan mine =
-        KeySpan{keys.begin + panel * share, keys.begin + (panel + 1) * share}.within(keys).within(span_);
-    for (int64_t key = mine.begin; key < mine.end; ++key) {
-      const int64_t j = key - segment.begin;
-      prefetch(element(tile_.dtype, segment.k, j * segment.k_row_stride), tile_.head_size * bytes_of(tile_.dtype));
-      prefetch(element(tile_.dtype, segment.v, j * segment.v_row_stride), tile_.v_head_size * bytes_of(tile_.dtype));
-    }
+  // The next block's keys, in as many shares as this block's products have groups: no panel then waits for memory when
+  // its turn comes, which rows that lie apart would be waited for one by one.
+  Ahead ahead_of(const KeySegment& segment, KeySpan block) const {
+    const KeySpan next =
+        KeySpan{block.end, block.end + block_keys()}.within({segment.begin, segment.end}).within(span_);
+    if (next.empty()) return {{tile_, segment, next}, 0};
+    const int64_t columns = tile_.head_size > tile_.v_head_size ? tile_.head_size : tile_.v_head_size;
+    const int64_t lines = next.size() * ((columns * bytes_of(tile_.dtype) + Lines::kLine - 1) / Lines::kLine);
+    const int64_t groups = panels_ * (groups_of(block.size()) + groups_of(tile_.v_head_size));
+    return {{tile_, segment, next}, static_cast<int>((lines + groups - 1) / groups)};
   }
 
   void prefetch_mask(const Panel& panel, KeySpan block) const {
@@ -155,12 +159,12 @@ class TiledKernel {
   }
 
   // `keys` of the problem lie at `in_block` of the block.
-  void attend(const Panel& panel, KeySpan keys, KeySpan in_block) {
+  void attend(const Panel& panel, KeySpan keys, KeySpan in_block, Ahead& ahead) {
     const PanelMask mask = look_at_mask(tile_, panel.rows, panel.count, keys, scratch_.bias);
     if (mask == PanelMask::kNothingAllowed) return;
-    const Maxima most = products_.score(panel.first, in_block, scratch_.scores);
+    const Maxima most = products_.score(panel.first, in_block, ahead, scratch_.scores);
     fold(panel, keys.size(), edit_scores(panel, keys, mask, {most, tile_.score_scale}));
-    products_.add_values(panel.first, in_block, scratch_.scores, scratch_.factor, panel.o);
+    products_.add_values(panel.first, in_block, scratch_.scores, scratch_.factor, ahead, panel.o);
   }
 
   // What is known of a panel's scores, as they lie there.

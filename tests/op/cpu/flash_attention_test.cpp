@@ -156,6 +156,19 @@ TEST_P(Variant, IsExactOnChosenCases) {
   c.left_window_size = 1000;
   cases.push_back(c);
   c = Case();
+  c.q_sequence_length = 3;  // twelve rows: a single panel, which has shorter blocks
+  c.q_num_heads = 4;
+  c.kv_num_heads = 1;
+  c.past_sequence_length = 1290;
+  c.kv_sequence_length = 3;
+  c.head_size = 64;
+  c.v_head_size = 80;
+  c.is_causal = true;
+  cases.push_back(c);
+  c.dtype = DType::kBFloat16;
+  c.left_window_size = 500;
+  cases.push_back(c);
+  c = Case();
   c.q_sequence_length = 5;
   c.kv_sequence_length = 3000;
   c.mask = MaskKind::kBool;
@@ -220,6 +233,11 @@ TEST_P(Bfloat16Variant, IsExactAroundTheSizesOfTiles) {
     c.is_causal = true;
     check_case(c, GetParam());
   }
+  Case c;
+  c.dtype = DType::kBFloat16;
+  c.q_sequence_length = 12;  // a single panel, which has shorter blocks
+  c.kv_sequence_length = 230;
+  check_case(c, GetParam());
 }
 
 TEST_P(Bfloat16Variant, IsForTilesOfBfloat16) {
