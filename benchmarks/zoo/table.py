@@ -34,8 +34,8 @@ Every file is exported with dynamic shapes at batch 2 and run at batch 3 and ano
 on the left, on neither side, and with one entry that is padding only. A difference is the largest of |fused - original|
 over the largest |original|, of all outputs and paddings; equal means at most 1e-4 in float32 and 1e-2 in float16. Where
 the original says NaN, nothing is compared. Both sides run in ONNX Runtime on the CPU, the original without its
-optimizations and with `Attention` spelled out as the standard defines it, the fused file once with the library and
-once, as a portable file, without.
+optimizations and with `Attention` spelled out as the standard defines it, in float32 also where the file is in float16;
+the fused file once with the library and once, as a portable file, without.
 """
 
 
