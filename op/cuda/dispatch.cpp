@@ -196,10 +196,17 @@ std::string describe(const Plan& plan) {
 }
 
 // Rows of K and V grow with the problem. Partial results do not: what is split has so few tiles that all parts together
-// make at most two a multiprocessor (choose_splits).
+// make at most two a multiprocessor (choose_splits). Whether attn_mask is copied is not known yet: it depends on
+// pointers, too.
 int64_t max_workspace_bytes(const Problem& largest, const Device& device) {
   const int64_t rows = 2 * device.multiprocessors * kSplitRows;
-  return workspace(largest, Kernel::kSm90, 1).bytes + rows * partial_row_bytes(largest);
+  Problem copied = largest;
+  if (device.compute_capability == 90 && largest.dtype != DType::kFloat) {
+    copied.mask.key_stride = 0;  // which no copy engine reads
+  } else {
+    copied.mask = {};
+  }
+  return workspace(copied, Kernel::kSm90, 1).bytes + rows * partial_row_bytes(largest);
 }
 
 }  // namespace flashonnx::cuda

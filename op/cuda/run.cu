@@ -1,4 +1,5 @@
-// The launch entry: joins past and new keys where there is a past, then runs the plan's kernel.
+// The launch entry: joins past and new keys where there is a past, aligns attn_mask where the kernel needs it, then
+// runs the plan's kernel.
 #include "op/cuda/kernels.h"
 #include "op/cuda/launch.h"
 #include "op/cuda/tiles.h"
@@ -24,6 +25,16 @@ Status join_keys(const Problem& problem, const Workspace& layout, char* workspac
     joined->v = {value.data, value.batch_stride, value.head_stride, value.row_stride};
   }
   return run_append(problem, key, value, stream);
+}
+
+// attn_mask where the kernel can read it.
+Status align_mask(const Workspace& layout, char* workspace, cudaStream_t stream, Problem* problem) {
+  if (!layout.copies_mask) return {};
+  void* const data = workspace + layout.mask;
+  const Status copied = run_copy_mask(*problem, data, stream);
+  problem->mask = layout.aligned_mask;
+  problem->mask.data = data;
+  return copied;
 }
 
 Status run_float(const Problem& problem, const LaunchContext& context) {
@@ -101,9 +112,11 @@ Status run(const Problem& problem, const Plan& plan, void* workspace_memory, voi
   auto* const memory = static_cast<char*>(workspace_memory);
   const Workspace layout = workspace(problem, plan.kernel, plan.splits);
   Problem joined;
-  const Status status = join_keys(problem, layout, memory, stream, &joined);
-  if (!status.ok()) return status;
+  const Status keys = join_keys(problem, layout, memory, stream, &joined);
+  if (!keys.ok()) return keys;
   if (joined.batch_size * joined.q_num_heads * joined.q_sequence_length == 0) return {};
+  const Status mask = align_mask(layout, memory, stream, &joined);
+  if (!mask.ok()) return mask;
   if (plan.kernel == Kernel::kNaive) return run_naive(joined, stream);
   const LaunchContext context{plan, memory + layout.scratch, stream};
   switch (problem.dtype) {

@@ -8,6 +8,7 @@
 
 #include "op/cuda/output.cuh"
 #include "op/cuda/ptx/wgmma.cuh"
+#include "op/cuda/sm90_mask.cuh"
 #include "op/cuda/sm90_producer.cuh"
 
 namespace flashonnx::cuda {
@@ -250,7 +251,7 @@ struct Sm90Consumer {
       sinks[r] = problem.sinks != nullptr ? problem.sinks + tile.head : nullptr;
     }
     finish_rows<true>(o, ended, unit(), sinks, targets, static_cast<int>(problem.v_head_size));
-    release(&shared.work_empty[slot]);
+    arrive(&shared.work_empty[slot]);  // each thread for itself, which racecheck can follow
   }
 };
 
@@ -261,20 +262,19 @@ __global__ void __launch_bounds__(T::kThreads, 1) sm90_forward(const __grid_cons
   auto& shared = *reinterpret_cast<Sm90Shared<T>*>(dynamic_shared);
   if (threadIdx.x == 0) {
     constexpr int kConsumerWarps = 4 * T::kConsumers;
-    const int mask_warps = arguments.mask.copy == MaskCopy::kThreads ? 2 : 0;
     for (int i = 0; i < T::kQStages * T::kConsumers; ++i) {
       init_barrier(&shared.q_full[0][i], 1);
       init_barrier(&shared.q_empty[0][i], 4);
     }
     for (int i = 0; i < T::kStages; ++i) {
-      init_barrier(&shared.k_full[i], 1 + mask_warps);
+      init_barrier(&shared.k_full[i], 1);
       init_barrier(&shared.k_empty[i], kConsumerWarps);
       init_barrier(&shared.v_full[i], 1);
       init_barrier(&shared.v_empty[i], kConsumerWarps);
     }
     for (int i = 0; i < T::kWorkSlots; ++i) {
       init_barrier(&shared.work_full[i], 1);
-      init_barrier(&shared.work_empty[i], kConsumerWarps + 1 + mask_warps);
+      init_barrier(&shared.work_empty[i], 128 * T::kConsumers + 1);
     }
     fence_barrier_init();
   }
@@ -286,16 +286,11 @@ __global__ void __launch_bounds__(T::kThreads, 1) sm90_forward(const __grid_cons
     if (threadIdx.x == 0) {
       prefetch_tensor_map(&arguments.k);
       prefetch_tensor_map(&arguments.v);
-      if (arguments.mask.copy == MaskCopy::kBoxes) prefetch_tensor_map(&arguments.mask.map);
+      if (arguments.mask.panels > 0) prefetch_tensor_map(&arguments.mask.map);
       Sm90KeyProducer<T>{arguments, shared}.run();
     } else if (threadIdx.x == 32) {
       prefetch_tensor_map(&arguments.q);
       Sm90TileProducer<T>{arguments, shared}.run();
-    }
-    if constexpr (T::kModified) {
-      if (threadIdx.x >= 64 && arguments.mask.copy == MaskCopy::kThreads) {
-        Sm90MaskProducer<T>{arguments, shared, static_cast<int>(threadIdx.x) - 64}.run();
-      }
     }
   } else {
     raise_register_limit<T::kConsumerRegisters>();

@@ -11,18 +11,14 @@ namespace flashonnx::cuda {
 template <typename T>
 Status make_mask(const Problem& problem, Sm90Mask* mask) {
   const Mask& source = problem.mask;
-  if (!source) return {};
+  if (!source || source.length == 0) return {};  // length 0: no key is allowed
   mask->by_rows = source.row_stride != 0;
   mask->by_heads = source.head_stride != 0;
   mask->by_batches = source.batch_stride != 0;
   mask->panel_columns = static_cast<int>(kBoxRowBytes / size_of(source.dtype));
-  mask->copy = MaskCopy::kThreads;
-  const Input view{source.data, source.batch_stride, source.head_stride, source.row_stride};
-  const TensorSizes sizes{mask->by_batches ? problem.batch_size : 1, mask->by_heads ? problem.q_num_heads : 1,
-                          mask->by_rows ? problem.q_sequence_length : 1, source.length};
-  if (source.key_stride != 1 || !copy_engine_reads(view, size_of(source.dtype), sizes)) return {};
-  mask->copy = MaskCopy::kBoxes;
-  return make_tensor_map(view, source.dtype, sizes, mask->by_rows ? T::kQTile : 1, &mask->map);
+  mask->panels = (T::kKeyTile + mask->panel_columns - 1) / mask->panel_columns;
+  return make_tensor_map(mask_view(source), source.dtype, mask_sizes(problem), mask->by_rows ? T::kQTile : 1,
+                         &mask->map);
 }
 
 template <typename T>

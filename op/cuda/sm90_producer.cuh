@@ -2,7 +2,6 @@
 #pragma once
 
 #include "op/cuda/ptx/tma.cuh"
-#include "op/cuda/sm90_mask.cuh"
 #include "op/cuda/sm90_tile.cuh"
 
 namespace flashonnx::cuda {
@@ -77,36 +76,24 @@ struct Sm90TileProducer {
   }
 };
 
-// The walk of a thread, or of a whole warp, over the tiles that another thread hands out.
-template <typename T, bool kWholeWarp>
-struct Sm90WorkReader {
-  Sm90Shared<T>& shared;
-  RingPosition<T::kWorkSlots> ring;
-
-  template <typename Visit>
-  __device__ void for_each(Visit visit) {
-    while (true) {
-      wait(&shared.work_full[ring.stage], ring.phase);
-      const Sm90Work<T> work = shared.work[ring.stage];
-      if constexpr (kWholeWarp) __syncwarp();
-      if (!kWholeWarp || threadIdx.x % 32 == 0) arrive(&shared.work_empty[ring.stage]);
-      ring.advance();
-      if (work.tile.block < 0) return;
-      visit(work);
-    }
-  }
-};
-
 // One thread that keeps the rings of K and V full, and that of attn_mask, which travels with K.
 template <typename T>
 struct Sm90KeyProducer {
   const Sm90Arguments& arguments;
   Sm90Shared<T>& shared;
 
+  RingPosition<T::kWorkSlots> work_ring;
   RingPosition<T::kStages> k_ring, v_ring;
 
   __device__ void run() {
-    Sm90WorkReader<T, false>{shared}.for_each([&](const Sm90Work<T>& work) { load_keys(work); });
+    while (true) {
+      wait(&shared.work_full[work_ring.stage], work_ring.phase);
+      const Sm90Work<T> work = shared.work[work_ring.stage];
+      arrive(&shared.work_empty[work_ring.stage]);
+      work_ring.advance();
+      if (work.tile.block < 0) return;
+      load_keys(work);
+    }
   }
 
  private:
@@ -121,11 +108,11 @@ struct Sm90KeyProducer {
   }
 
   __device__ void load_k(Tile tile, int n, int head) {
-    const int mask_panels = T::kModified && arguments.mask.copy == MaskCopy::kBoxes ? panels_of_mask() : 0;
-    const int mask_bytes = mask_panels * (arguments.mask.by_rows ? T::kMaskPanelBytes : 128);
-    uint64_t* full = next_buffer(k_ring, shared.k_full, shared.k_empty, T::kPanels * T::kKeyPanelBytes + mask_bytes);
+    const int mask_bytes = arguments.mask.panels * (arguments.mask.by_rows ? T::kMaskPanelBytes : 128);
+    const int bytes = T::kPanels * T::kKeyPanelBytes + (T::kModified ? mask_bytes : 0);
+    uint64_t* full = next_buffer(k_ring, shared.k_full, shared.k_empty, bytes);
     load_block<T::kPanels>(&arguments.k, shared.k[k_ring.stage], full, n, head, tile.batch);
-    if constexpr (T::kModified) load_mask(tile, n, mask_panels, full);
+    if constexpr (T::kModified) load_mask(tile, n, full);
     k_ring.advance();
   }
 
@@ -150,85 +137,15 @@ struct Sm90KeyProducer {
     }
   }
 
-  __device__ int panels_of_mask() const {
-    return (T::kKeyTile + arguments.mask.panel_columns - 1) / arguments.mask.panel_columns;
-  }
-
-  __device__ void load_mask(Tile tile, int n, int panels, uint64_t* full) {
+  __device__ void load_mask(Tile tile, int n, uint64_t* full) {
     const Sm90Mask& mask = arguments.mask;
     const int row = mask.by_rows ? tile.block * T::kQTile : 0;
     const int head = mask.by_heads ? tile.head : 0;
     const int batch = mask.by_batches ? tile.batch : 0;
     const uint64_t often = l2_policy<L2Hint::kEvictLast>();
-    for (int panel = 0; panel < panels; ++panel) {
+    for (int panel = 0; panel < mask.panels; ++panel) {
       load_box(shared.mask[k_ring.stage] + panel * T::kMaskPanelBytes, &mask.map, full, often,
                n * T::kKeyTile + panel * mask.panel_columns, row, head, batch);
-    }
-  }
-};
-
-// Two warps that copy attn_mask where the copy engine cannot.
-template <typename T>
-struct Sm90MaskProducer {
-  static constexpr int kThreads = 64;
-  const Sm90Arguments& arguments;
-  Sm90Shared<T>& shared;
-  const int thread;  // of the two warps
-
-  RingPosition<T::kStages> ring;
-
-  __device__ void run() {
-    Sm90WorkReader<T, true>{shared}.for_each([&](const Sm90Work<T>& work) {
-      for (int n = work.blocks.end - 1; n >= work.blocks.begin; --n) {
-        wait(&shared.k_empty[ring.stage], ring.phase ^ 1);
-        copy(work.tile, n);
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) arrive(&shared.k_full[ring.stage]);
-        ring.advance();
-      }
-    });
-  }
-
- private:
-  __device__ void copy(Tile tile, int n) {
-    if (arguments.rules.bool_mask) {
-      copy_block<uint8_t>(tile, n);
-    } else {
-      copy_block<uint16_t>(tile, n);
-    }
-  }
-
-  template <typename Value>
-  __device__ void copy_block(Tile tile, int n) {
-    const Mask& mask = arguments.problem.mask;
-    const int first_row = tile.block * T::kQTile;
-    const int rows_left = static_cast<int>(arguments.problem.q_sequence_length) - first_row;
-    const int rows = arguments.mask.by_rows ? min(T::kQTile, rows_left) : 1;
-    const Value* block = static_cast<const Value*>(mask.data) + tile.batch * mask.batch_stride +
-                         tile.head * mask.head_stride + first_row * mask.row_stride;
-    for (int column = thread; column < T::kKeyTile && n * T::kKeyTile + column < mask.length; column += kThreads) {
-      const int byte = column * static_cast<int>(sizeof(Value));
-      char* panel = shared.mask[ring.stage] + byte / 128 * T::kMaskPanelBytes;
-      copy_column(block + (n * int64_t{T::kKeyTile} + column) * mask.key_stride, rows, panel, byte % 128);
-    }
-  }
-
-  // Rows past the last are copies of it, which nobody looks at: with a condition for each, loads would wait for stores.
-  template <typename Value>
-  __device__ void copy_column(const Value* source, int rows, char* panel, int byte) {
-    constexpr int kAtOnce = 32;  // loads that are under way together
-    static_assert(T::kQTile % kAtOnce == 0);
-    const int64_t stride = arguments.problem.mask.row_stride;
-#pragma unroll 1
-    for (; rows > 0; rows -= kAtOnce, panel += kAtOnce * 128) {
-      Value values[kAtOnce];
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        values[i] = *source;
-        source += i + 1 < rows ? stride : 0;
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) *reinterpret_cast<Value*>(panel + swizzled(i, byte)) = values[i];
     }
   }
 };

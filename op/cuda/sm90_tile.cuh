@@ -36,9 +36,8 @@ struct Sm90Tile {
   static constexpr int kRingBytes = kStages * ((kPanels + kVPanels) * kKeyPanelBytes + kMaskPanels * kMaskPanelBytes);
   // Two where there is room: the next tile's Q then travels while this one's is in use.
   static constexpr int kQStages = 2 * kQBytes + kRingBytes <= 224 * 1024 ? 2 : 1;
-  // The warps that copy attn_mask hold what they have under way in registers.
-  static constexpr int kConsumerRegisters = kModified ? 224 : kConsumers == 2 ? 232 : 160;
-  static constexpr int kProducerRegisters = kModified ? 56 : kConsumers == 2 ? 40 : 32;
+  static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
+  static constexpr int kProducerRegisters = kConsumers == 2 ? 40 : 32;
 };
 
 // A tile as it is handed out; block -1: there are no more.
@@ -69,18 +68,11 @@ struct Sm90Shared : Sm90MaskBuffers<T> {
   Sm90Work<T> work[T::kWorkSlots];
 };
 
-// Who brings attn_mask into shared memory.
-enum class MaskCopy {
-  kNone,     // there is none
-  kBoxes,    // the copy engine
-  kThreads,  // two warps, an element at a time: its rows do not all start at multiples of 16 bytes
-};
-
 // Along a dimension that it is broadcast over, attn_mask has one element.
 struct Sm90Mask {
-  CUtensorMap map;  // of kBoxes
-  MaskCopy copy;
+  CUtensorMap map;
   bool by_rows, by_heads, by_batches;
+  int panels;         // of a block; 0: there is no mask
   int panel_columns;  // of 128 bytes
 };
 

@@ -44,6 +44,18 @@ inline bool copy_engine_reads(const Input& view, int64_t element_bytes, const Te
          fits(sizes.heads, view.head_stride) && fits(sizes.batches, view.batch_stride);
 }
 
+// attn_mask as the copy engine sees it: one element along each dimension that it is broadcast over, keys excepted.
+inline Input mask_view(const Mask& mask) { return {mask.data, mask.batch_stride, mask.head_stride, mask.row_stride}; }
+inline TensorSizes mask_sizes(const Problem& problem) {
+  const Mask& mask = problem.mask;
+  return {mask.batch_stride != 0 ? problem.batch_size : 1, mask.head_stride != 0 ? problem.q_num_heads : 1,
+          mask.row_stride != 0 ? problem.q_sequence_length : 1, mask.length};
+}
+inline bool copy_engine_reads_mask(const Problem& problem) {
+  const Mask& mask = problem.mask;
+  return mask.key_stride == 1 && copy_engine_reads(mask_view(mask), size_of(mask.dtype), mask_sizes(problem));
+}
+
 struct TileShape {
   int q_tile = 0;
   int key_tile = 0;

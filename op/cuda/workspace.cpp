@@ -29,6 +29,30 @@ Output contiguous(const Problem& problem, int64_t columns) {
   return view;
 }
 
+// Elements of one row of attn_mask's copy.
+int64_t aligned_columns(const Problem& problem) {
+  const int64_t per_16_bytes = 16 / size_of(problem.mask.dtype);
+  return (problem.mask.length + per_16_bytes - 1) / per_16_bytes * per_16_bytes;
+}
+
+int64_t aligned_mask_bytes(const Problem& problem) {
+  const TensorSizes sizes = mask_sizes(problem);
+  const int64_t rows = sizes.batches * sizes.heads * sizes.rows;
+  return rows * aligned_columns(problem) * size_of(problem.mask.dtype);
+}
+
+Mask aligned_mask(const Problem& problem) {
+  const TensorSizes sizes = mask_sizes(problem);
+  const int64_t columns = aligned_columns(problem);
+  Mask mask = problem.mask;
+  mask.data = nullptr;
+  mask.key_stride = 1;
+  if (mask.row_stride != 0) mask.row_stride = columns;
+  if (mask.head_stride != 0) mask.head_stride = sizes.rows * columns;
+  if (mask.batch_stride != 0) mask.batch_stride = sizes.heads * sizes.rows * columns;
+  return mask;
+}
+
 Input as_input(const Output& view) { return {view.data, view.batch_stride, view.head_stride, view.row_stride}; }
 
 }  // namespace
@@ -41,6 +65,11 @@ int64_t partial_row_bytes(const Problem& problem) {
 Workspace workspace(const Problem& problem, Kernel kernel, int splits) {
   Workspace result;
   result.scratch = take(scratch_bytes(problem, kernel, splits), &result.bytes);
+  result.copies_mask = kernel == Kernel::kSm90 && problem.mask && !copy_engine_reads_mask(problem);
+  if (result.copies_mask) {
+    result.aligned_mask = aligned_mask(problem);
+    result.mask = take(aligned_mask_bytes(problem), &result.bytes);
+  }
   result.appends = problem.past_key || problem.present_key;
   result.k = problem.k;
   result.v = problem.v;

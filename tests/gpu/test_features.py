@@ -32,6 +32,7 @@ FEATURES = [
     ("float_mask", {}, ("float_mask",)),
     ("short_mask", {}, ("short_mask",)),
     ("column_mask", {}, ("column_mask",)),
+    ("sliced_mask", {}, ("sliced_mask",)),
     ("huge_mask", {}, ("huge_mask",)),
     ("sinks", {}, ("sinks",)),
     ("sinks_window", {"is_causal": 1, "left_window_size": 20}, ("sinks",)),
@@ -63,6 +64,7 @@ def _add_mask(kind: str, problem: Problem) -> None:
         "float_mask": (1, 1, queries, total),
         "short_mask": (queries, total - 5),
         "column_mask": (batch, 1, queries, 1),
+        "sliced_mask": (heads, queries, total + 1),
         "huge_mask": (queries, total),
     }
     if kind in ("bool_mask", "key_mask"):
@@ -74,6 +76,8 @@ def _add_mask(kind: str, problem: Problem) -> None:
         mask = _random(*shapes[kind], dtype=dtype)
         if kind != "column_mask":
             mask[torch.rand(shapes[kind], device="cuda") > 0.8] = -math.inf
+        if kind == "sliced_mask":  # rows and address off every boundary
+            mask = mask[..., 1:]
     problem.inputs["attn_mask"] = mask
 
 
