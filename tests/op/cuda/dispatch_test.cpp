@@ -94,16 +94,15 @@ TEST(Dispatch, TilesOfTheSm90Kernel) {
 }
 
 TEST(Dispatch, TilesOfModifiedScoresLeaveRoomForTheMask) {
-  for (const int64_t size : {64, 128}) {
-    Problem capped = make(sized(size, size));
-    capped.softcap = 30;
-    EXPECT_PART(planned(capped, 90), "sm90, 128 x 128 tiles");
-  }
-  for (const int64_t size : {192, 256}) {
-    Problem capped = make(sized(size, size));
-    capped.softcap = 30;
-    EXPECT_PART(planned(capped, 90), "sm90, 128 x 64 tiles");
-  }
+  const auto capped = [](int64_t size) {
+    Problem problem = make(sized(size, size));
+    problem.softcap = 30;
+    return planned(problem, 90);
+  };
+  EXPECT_PART(capped(64), "sm90, 192 x 96 tiles");
+  EXPECT_PART(capped(128), "sm90, 128 x 128 tiles");
+  EXPECT_PART(capped(192), "sm90, 128 x 64 tiles");
+  EXPECT_PART(capped(256), "sm90, 128 x 64 tiles");
 }
 
 TEST(Dispatch, TilesOfTheSm80Kernel) {
