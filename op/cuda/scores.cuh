@@ -87,24 +87,35 @@ __device__ inline float fast_reciprocal(float value) {
   return result;
 }
 
+// NaN where either is, which fminf is not.
+__device__ inline float min_or_nan(float a, float b) {
+  float result;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+
 // softcap * tanh(scale * s / softcap), tanh(x) being 1 - 2 / (exp(2x) + 1): absolute error below 1e-6 * softcap. What
 // limits this is the unit of exponentials and reciprocals, so four scores share a reciprocal, of their product.
 template <int kSize>
 __device__ inline void cap_scores(float (&s)[kSize], const ScoreRules& rules) {
   constexpr float kLargest = 30;  // power of two, past which tanh is 1; four of them do not overflow
   const float factor = 2 * kLog2E * rules.scale * rules.inverse_softcap;
+  const float minus_double_cap = -2 * rules.softcap;
 #pragma unroll
   for (int i = 0; i < kSize; i += 4) {
-    float terms[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) terms[j] = 1 + fast_exp2(fminf(s[i + j] * factor, kLargest));
-    const float products[2] = {terms[0] * terms[1], terms[2] * terms[3]};
-    const float inverse = fast_reciprocal(products[0] * products[1]);
+    float terms[4], caps[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const float reciprocal = inverse * products[1 - j / 2] * terms[j ^ 1];
-      const float capped = fmaf(-2 * rules.softcap, reciprocal, rules.softcap);
-      s[i + j] = isnan(s[i + j]) ? s[i + j] : capped;  // fminf drops a NaN, lest it spreads to the other three
+      const float term = 1 + fast_exp2(min_or_nan(s[i + j] * factor, kLargest));
+      terms[j] = fmaxf(term, 1);                 // without a NaN, lest it spreads to the other three
+      caps[j] = fmaf(term, 0.f, rules.softcap);  // with it; a predicate for each score is more than there are
+    }
+    const float products[2] = {terms[0] * terms[1], terms[2] * terms[3]};
+    const float inverse = minus_double_cap * fast_reciprocal(products[0] * products[1]);
+    const float inverses[2] = {inverse * products[1], inverse * products[0]};  // of each product, -2 softcap times
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      s[i + j] = fmaf(inverses[j / 2], terms[j ^ 1], caps[j]);
     }
   }
 }
@@ -244,7 +255,7 @@ __device__ inline void apply_rules(float (&s)[kSize], const MaskValues<Element, 
     obey_mask(s, factor, mask);
   } else if (rules.has_mask) {
     add_mask(s, factor, mask);
-  } else {
+  } else if (rules.softcap == 0) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) s[i] *= factor;
   }

@@ -39,6 +39,7 @@ FEATURES = [
     ("alibi", {}, ("slopes",)),
     ("causal_alibi_by_batch", {"is_causal": 1}, ("slopes_by_batch",)),
     ("padding", {}, ("padding",)),
+    ("padding_softcap", {"softcap": 7.0}, ("padding",)),
     ("causal_padding", {"is_causal": 1}, ("padding",)),
     ("padding_window", {"is_causal": 1, "left_window_size": 30}, ("padding",)),
     ("past", {}, ("past",)),
