@@ -153,6 +153,12 @@ template <typename Element, int kSize>
 struct MaskValues {
   static constexpr int kWords = sizeof(Element) / 2;  // of two elements
   uint32_t pairs[kSize / 2][kWords];                  // [2j + r]
+
+  // For apply_rules, to which any source of values will do.
+  template <bool kBool>
+  __device__ const MaskValues& values() const {
+    return *this;
+  }
 };
 
 // Two mask values as one load brings them.
@@ -246,15 +252,15 @@ __device__ inline void obey_mask(float (&s)[kSize], float factor, const MaskValu
 
 // All but the interval of allowed keys, for problems that need more than that; the result is in natural units, scale
 // included.
-template <typename Element, int kSize>
-__device__ inline void apply_rules(float (&s)[kSize], const MaskValues<Element, kSize>& mask, int first_column,
-                                   const ScoreRules& rules, const RowRules (&rows)[2]) {
+template <typename MaskSource, int kSize>
+__device__ inline void apply_rules(float (&s)[kSize], const MaskSource& mask, int first_column, const ScoreRules& rules,
+                                   const RowRules (&rows)[2]) {
   if (rules.softcap > 0) cap_scores(s, rules);
   const float factor = rules.softcap > 0 ? 1.f : rules.scale;
   if (rules.has_mask && rules.bool_mask) {
-    obey_mask(s, factor, mask);
+    obey_mask(s, factor, mask.template values<true>());
   } else if (rules.has_mask) {
-    add_mask(s, factor, mask);
+    add_mask(s, factor, mask.template values<false>());
   } else if (rules.softcap == 0) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) s[i] *= factor;

@@ -35,7 +35,6 @@ struct Sm90Consumer {
   uint32_t p[kScores / 2];  // probabilities, as the A operand of P V
   RowState states[2];
   float correction[2];
-  MaskValues<Element, kScores> mask;  // attn_mask's of the block at hand
 
   // Tiles follow one another without a gap: the first Q K^T of a tile runs together with the last P V of the one
   // before, and its softmax before that one's end.
@@ -121,9 +120,7 @@ struct Sm90Consumer {
     if (has_previous) wait(&shared.v_full[stage(step_count - 1)], phase(step_count - 1));
     issue_output();  // the very first is of whatever lies there, and dropped
     pass_turn();
-    fetch_mask();
-    wgmma_wait<1>();
-    pin(scores);
+    finish_scores(slot, n);
     release(&shared.k_empty[stage(step_count)]);
     if (n == blocks.begin) release(&shared.q_empty[q_ring.stage][group]);
 
@@ -178,21 +175,33 @@ struct Sm90Consumer {
     }
   }
 
-  // While the products run that give the block's scores.
-  __device__ void fetch_mask() {
+  // Waits for Q K^T and makes scores of it, all but the interval of allowed keys.
+  __device__ void finish_scores(int slot, int n) {
     if constexpr (T::kModified) {
-      if (!arguments.rules.has_mask) return;
       const int row = arguments.mask.by_rows ? T::kGroupRows * group + 16 * warp : -1;
-      load_mask(mask, shared.mask[stage(step_count)], T::kMaskPanelBytes, row, arguments.rules.bool_mask);
+      const MaskReader<Element, kScores, T::kMaskPanelBytes> mask(shared.mask[stage(step_count)], row,
+                                                                  arguments.rules.bool_mask);
+      wait_for_scores();
+      RowRules rows[2];
+      if (arguments.rules.has_alibi) make_rows(slot, rows);
+      apply_rules(scores, mask, first_column(n), arguments.rules, rows);
+    } else {
+      wait_for_scores();
     }
+  }
+
+  __device__ void wait_for_scores() {
+    wgmma_wait<1>();
+    pin(scores);
   }
 
   __device__ void softmax(int slot, const KeyBlocks& blocks, int n) {
     const bool at_an_end = n >= blocks.unmasked_end || n < blocks.unmasked_begin;
     RowRules rows[2];
-    if (at_an_end || (T::kModified && arguments.rules.has_alibi)) make_rows(slot, rows);
-    if constexpr (T::kModified) apply_rules(scores, mask, first_column(n), arguments.rules, rows);
-    if (at_an_end) mask_outside(scores, first_column(n), rows);
+    if (at_an_end) {
+      make_rows(slot, rows);
+      mask_outside(scores, first_column(n), rows);
+    }
     softmax_step<false>(scores, states, unit() * kLog2E, correction);
   }
 

@@ -1,4 +1,7 @@
 // How the sm_90 kernel holds a block of attn_mask in shared memory, and how scores find their values there.
+//
+// Panels of 128-byte rows, whose 16-byte chunks are swizzled as TMA's 128-byte mode does: byte b of row r lies at
+// 128 r + (b ^ 16 (r % 8)).
 #pragma once
 
 #include "op/cuda/ptx/barrier.cuh"
@@ -7,44 +10,56 @@
 
 namespace flashonnx::cuda {
 
-// Where a byte of a panel's row lies: 128 bytes a row, their 16-byte chunks swizzled as TMA's 128-byte mode does.
-__device__ inline int swizzled(int row, int byte) { return row * 128 + ((byte / 16 ^ row % 8) << 4) + byte % 16; }
+// Reads a thread's values of a block only where they are applied: there are no registers to hold them in. Where they
+// lie can be worked out before, while the products run that give the scores.
+template <typename Element, int kSize, int kPanelBytes>
+class MaskReader {
+ public:
+  using Values = MaskValues<Element, kSize>;
 
-// Two columns of 8 at a time: ldmatrix's layout of 16-bit elements is that of the scores.
-template <typename Element, int kSize>
-__device__ inline void load_mask_elements(MaskValues<Element, kSize>& values, const char* panels, int panel_bytes,
-                                          int first_row) {
-  const int lane = threadIdx.x % 32;
-  const int row = first_row < 0 ? 0 : first_row + lane % 16;
-#pragma unroll
-  for (int i = 0; i < kSize / 8; ++i) {
-    uint32_t pairs[4];
-    load_matrices(pairs, shared_address(panels + i / 4 * panel_bytes + swizzled(row, i % 4 * 32 + lane / 16 * 16)));
-#pragma unroll
-    for (int j = 0; j < 4; ++j) values.pairs[4 * i + j][0] = pairs[j];
+  // For the 16 rows of a warp from `first_row` on; -1: one row, the first, serves all.
+  __device__ MaskReader(const char* panels, int first_row, bool bool_mask) : next_rows_(first_row < 0 ? 0 : 8 * 128) {
+    const int lane = threadIdx.x % 32;
+    const int row = first_row < 0 ? 0 : first_row + (bool_mask ? lane / 4 : lane % 16);
+    const int byte = bool_mask ? lane % 4 * 2 : lane / 16 * 16;
+    start_ = shared_address(panels) + row * 128 + (byte ^ row % 8 * 16);
+    asm volatile("" : "+r"(start_));  // here, and not where it is used
   }
-}
 
-template <typename Element, int kSize>
-__device__ inline void load_mask_bytes(MaskValues<Element, kSize>& values, const char* panel, int first_row) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < kSize / 2; ++i) {
-    const int row = first_row < 0 ? 0 : first_row + lane / 4 + 8 * (i % 2);
-    const char* pair = panel + swizzled(row, i / 2 * 8 + lane % 4 * 2);
-    values.pairs[i][0] = *reinterpret_cast<const uint16_t*>(pair);
+  template <bool kBool>
+  __device__ Values values() const {
+    Values values;
+    if constexpr (kBool) {
+      read_bytes(values);
+    } else {
+      read_elements(values);
+    }
+    return values;
   }
-}
 
-// The values for the 16 rows of a warp from `first_row` on; -1: one row, the panels' first, serves all.
-template <typename Element, int kSize>
-__device__ inline void load_mask(MaskValues<Element, kSize>& values, const char* panels, int panel_bytes, int first_row,
-                                 bool bool_mask) {
-  if (bool_mask) {
-    load_mask_bytes(values, panels, first_row);
-  } else {
-    load_mask_elements(values, panels, panel_bytes, first_row);
+ private:
+  // Two columns of 8 at a time: ldmatrix's layout of 16-bit elements is that of the scores.
+  __device__ void read_elements(Values& values) const {
+#pragma unroll
+    for (int i = 0; i < kSize / 8; ++i) {
+      uint32_t pairs[4];
+      load_matrices(pairs, (start_ ^ i % 4 * 32) + i / 4 * kPanelBytes);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) values.pairs[4 * i + j][0] = pairs[j];
+    }
   }
-}
+
+  __device__ void read_bytes(Values& values) const {
+#pragma unroll
+    for (int j = 0; j < kSize / 4; ++j) {
+      const uint32_t pair = start_ ^ j * 8;
+      values.pairs[2 * j][0] = load_two_bytes(pair);
+      values.pairs[2 * j + 1][0] = load_two_bytes(pair + next_rows_);
+    }
+  }
+
+  uint32_t start_;      // shared address of its first values; columns change bits 3 to 6 of it
+  uint32_t next_rows_;  // bytes to the second of its two rows
+};
 
 }  // namespace flashonnx::cuda

@@ -115,8 +115,7 @@ inline Sm90Use sm90_use(const Problem& problem) {
 constexpr TileShape sm90_tile(HeadSizes sizes, Sm90Use use) {
   switch (sizes.head_size) {
     case 64:
-      if (use == Sm90Use::kModified) return {192, 96};
-      return {use == Sm90Use::kUniform || use == Sm90Use::kRanged ? 192 : 128, 128};
+      return {use == Sm90Use::kShortRanged ? 128 : 192, 128};
     case 96:
     case 128:
       return {128, 128};

@@ -52,6 +52,12 @@ __device__ inline float4 load_four(uint32_t shared) {
   return values;
 }
 
+__device__ inline uint32_t load_two_bytes(uint32_t shared) {
+  uint16_t bytes;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bytes) : "r"(shared) : "memory");
+  return bytes;
+}
+
 __device__ inline float load_one(uint32_t shared) {
   float value;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(shared) : "memory");

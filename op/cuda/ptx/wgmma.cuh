@@ -93,7 +93,6 @@ __device__ inline void pin(float (&registers)[kSize]) {
 
 FLASHONNX_DEFINE_WGMMA_SHARED(64, 32, "%32", "%33", "%34")
 FLASHONNX_DEFINE_WGMMA_SHARED(80, 40, "%40", "%41", "%42")
-FLASHONNX_DEFINE_WGMMA_SHARED(96, 48, "%48", "%49", "%50")
 FLASHONNX_DEFINE_WGMMA_SHARED(112, 56, "%56", "%57", "%58")
 FLASHONNX_DEFINE_WGMMA_SHARED(128, 64, "%64", "%65", "%66")
 

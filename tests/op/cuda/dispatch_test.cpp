@@ -99,7 +99,7 @@ TEST(Dispatch, TilesOfModifiedScoresLeaveRoomForTheMask) {
     problem.softcap = 30;
     return planned(problem, 90);
   };
-  EXPECT_PART(capped(64), "sm90, 192 x 96 tiles");
+  EXPECT_PART(capped(64), "sm90, 192 x 128 tiles");
   EXPECT_PART(capped(128), "sm90, 128 x 128 tiles");
   EXPECT_PART(capped(192), "sm90, 128 x 64 tiles");
   EXPECT_PART(capped(256), "sm90, 128 x 64 tiles");
