@@ -19,6 +19,8 @@ constexpr float kLn2 = 0.6931471805599453f;
 // What applies to every score of a launch.
 struct ScoreRules {
   float scale;
+  float factor;           // of Q K^T, or of what softcap makes of it
+  float unit;             // of the scores then: natural logarithms
   float softcap;          // 0: none
   float inverse_softcap;  //
   bool has_alibi;
@@ -41,6 +43,11 @@ FLASHONNX_HOST_DEVICE inline ScoreRules score_rules(const Problem& problem) {
   rules.has_alibi = problem.alibi_slopes != nullptr;
   rules.has_mask = problem.mask.data != nullptr;
   rules.bool_mask = problem.mask.dtype == DType::kBool;
+  // A scale, if it is positive, is left to the exponential where nothing is added to scores.
+  const bool adds = rules.has_alibi || (rules.has_mask && !rules.bool_mask);
+  const bool keeps_scale = !adds && problem.softcap <= 0 && rules.scale > 0;
+  rules.factor = keeps_scale || problem.softcap > 0 ? 1.f : rules.scale;
+  rules.unit = keeps_scale ? rules.scale : 1.f;
   rules.key_stride = static_cast<int>(problem.mask.key_stride);
   const int64_t strides = problem.mask.batch_stride | problem.mask.head_stride | problem.mask.row_stride;
   const int pair_bytes = 2 * mask_element_bytes(problem);
@@ -239,32 +246,29 @@ __device__ inline void add_mask(float (&s)[kSize], float factor, const MaskValue
   }
 }
 
-// s * factor where attn_mask is true, else -inf.
+// s where attn_mask is true, else -inf.
 template <typename Element, int kSize>
-__device__ inline void obey_mask(float (&s)[kSize], float factor, const MaskValues<Element, kSize>& values) {
+__device__ inline void obey_mask(float (&s)[kSize], const MaskValues<Element, kSize>& values) {
 #pragma unroll
   for (int i = 0; i < kSize / 2; ++i) {
     const uint32_t pair = values.pairs[i][0];
-    s[2 * i] = (pair & 0xFF) != 0 ? s[2 * i] * factor : -INFINITY;
-    s[2 * i + 1] = (pair & 0xFF00) != 0 ? s[2 * i + 1] * factor : -INFINITY;
+    s[2 * i] = (pair & 0xFF) != 0 ? s[2 * i] : -INFINITY;
+    s[2 * i + 1] = (pair & 0xFF00) != 0 ? s[2 * i + 1] : -INFINITY;
   }
 }
 
-// All but the interval of allowed keys, for problems that need more than that; the result is in natural units, scale
-// included.
+// All but the interval of allowed keys, for problems that need more than that; the result is in rules.unit.
 template <typename MaskSource, int kSize>
 __device__ inline void apply_rules(float (&s)[kSize], const MaskSource& mask, int first_column, const ScoreRules& rules,
                                    const RowRules (&rows)[2]) {
   if (rules.softcap > 0) cap_scores(s, rules);
-  const float factor = rules.softcap > 0 ? 1.f : rules.scale;
-  if (rules.has_mask && rules.bool_mask) {
-    obey_mask(s, factor, mask.template values<true>());
-  } else if (rules.has_mask) {
-    add_mask(s, factor, mask.template values<false>());
-  } else if (rules.softcap == 0) {
+  if (rules.has_mask && !rules.bool_mask) {
+    add_mask(s, rules.factor, mask.template values<false>());
+  } else if (rules.factor != 1) {
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) s[i] *= factor;
+    for (int i = 0; i < kSize; ++i) s[i] *= rules.factor;
   }
+  if (rules.has_mask && rules.bool_mask) obey_mask(s, mask.template values<true>());
   if (rules.has_alibi) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {

@@ -52,9 +52,6 @@ struct Sm90Consumer {
   }
 
  private:
-  // Natural logarithms per score unit.
-  __device__ float unit() const { return T::kModified ? 1.f : arguments.rules.scale; }
-
   // One arrival a warp.
   __device__ void release(uint64_t* barrier) {
     __syncwarp();
@@ -202,7 +199,7 @@ struct Sm90Consumer {
       make_rows(slot, rows);
       mask_outside(scores, first_column(n), rows);
     }
-    softmax_step<false>(scores, states, unit() * kLog2E, correction);
+    softmax_step<false>(scores, states, arguments.rules.unit * kLog2E, correction);
   }
 
   __device__ void pack_probabilities() {
@@ -259,7 +256,7 @@ struct Sm90Consumer {
       if (i < problem.q_sequence_length) targets[r] = output_row<Element>(problem, tile.batch, tile.head, i);
       sinks[r] = problem.sinks != nullptr ? problem.sinks + tile.head : nullptr;
     }
-    finish_rows<true>(o, ended, unit(), sinks, targets, static_cast<int>(problem.v_head_size));
+    finish_rows<true>(o, ended, arguments.rules.unit, sinks, targets, static_cast<int>(problem.v_head_size));
     arrive(&shared.work_empty[slot]);  // each thread for itself, which racecheck can follow
   }
 };

@@ -135,7 +135,7 @@ struct SplitBlock {
 
   __device__ void start_rows() {
     score = score_rules(arguments.problem);
-    unit = arguments.modified ? 1.f : score.scale;
+    unit = score.unit;
     const KeyRange every = limits.every_row(query(0), query(T::kRows - 1));
     unmasked_begin = static_cast<int>(every.begin);
     unmasked_end = min(static_cast<int>(every.end), end);
