@@ -56,13 +56,19 @@ std::string why_not_sized(const Problem& problem, int size, int64_t shared_bytes
   return "it needs " + std::to_string(shared_bytes) + " bytes of shared memory for this head size";
 }
 
+constexpr int kNarrowWarps = kMostSplitWarps / 2;  // of the split kernel's blocks, two of which share a multiprocessor
+constexpr int kLeastWarps = kNarrowWarps / 2;      // where shared memory is short
+
+int64_t split_bytes(const Problem& problem, int warps) {
+  return split_shared_bytes(size_of(problem.dtype), split_head_size(problem), warps);
+}
+
 std::string why_not_split(const Problem& problem, const Device& device) {
   const int64_t rows = problem.q_sequence_length * problem.group_size();
   if (rows > kFewRows) {
     return std::to_string(rows) + " query rows per key/value head, it is for " + std::to_string(kFewRows) + " or fewer";
   }
-  const int size = split_head_size(problem);
-  return why_not_sized(problem, size, split_shared_bytes(size_of(problem.dtype), size), device);
+  return why_not_sized(problem, split_head_size(problem), split_bytes(problem, kLeastWarps), device);
 }
 
 std::string why_not_sm80(const Problem& problem, const Device& device) {
@@ -82,17 +88,33 @@ std::string why_not(Kernel kernel, const Problem& problem, const Device& device)
   return why_not_sm80(problem, device);
 }
 
+struct SplitChoice {
+  int warps;
+  int splits;
+};
+
 // Tiles that keep most multiprocessors busy are not split, since parts have to be merged. Others are, into enough parts
-// to give every multiprocessor as many blocks as it holds (two at most), of no fewer keys than are worth a merge.
-int choose_splits(const Problem& problem, const Device& device) {
+// to give every multiprocessor its blocks, of no fewer keys than are worth a merge. Blocks are as wide as they can be,
+// for few parts, except where that leaves multiprocessors idle or blocks have to take turns: of two smaller blocks a
+// multiprocessor one reads while the other begins or ends.
+SplitChoice choose_split(const Problem& problem, const Device& device) {
   const int64_t row_tiles = (problem.q_sequence_length * problem.group_size() + kSplitRows - 1) / kSplitRows;
-  const int64_t tiles = problem.batch_size * problem.kv_num_heads * row_tiles;
-  if (4 * tiles >= 3 * device.multiprocessors) return 1;
-  const int64_t shared = split_shared_bytes(size_of(problem.dtype), split_head_size(problem));
-  const int64_t resident = device.shared_memory_bytes / shared >= 2 ? 2 : 1;
-  const int64_t wanted = resident * device.multiprocessors / std::max<int64_t>(1, tiles);
+  const int64_t tiles = std::max<int64_t>(1, problem.batch_size * problem.kv_num_heads * row_tiles);
+  const auto fits = [&](int warps, int64_t blocks) {
+    return blocks * split_bytes(problem, warps) <= device.shared_memory_bytes;
+  };
+  const auto busy = [&](int64_t blocks) { return 4 * blocks >= 3 * device.multiprocessors; };
+
+  int warps = kMostSplitWarps;
+  while (warps > kLeastWarps && !fits(warps, 1)) warps /= 2;
+  int64_t splits = device.multiprocessors / tiles;
+  if (!busy(tiles * splits) && fits(kNarrowWarps, 2)) {
+    warps = kNarrowWarps;
+    splits = 2 * device.multiprocessors / tiles;
+  }
+  if (busy(tiles)) return {warps, 1};
   const int64_t most = std::min<int64_t>(kMostSplits, problem.total_sequence_length() / kLeastSplitKeys);
-  return static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
+  return {warps, static_cast<int>(std::max<int64_t>(1, std::min(splits, most)))};
 }
 
 void fill(const Problem& problem, Plan* plan) {
@@ -104,10 +126,12 @@ void fill(const Problem& problem, Plan* plan) {
     case Kernel::kSm80:
       tile = sm80_tile(size_of(problem.dtype), sm80_head_size(problem));
       break;
-    case Kernel::kSplit:
-      tile = split_tile(size_of(problem.dtype), split_head_size(problem));
-      plan->splits = choose_splits(problem, plan->device);
+    case Kernel::kSplit: {
+      const SplitChoice choice = choose_split(problem, plan->device);
+      tile = {kSplitRows, choice.warps * split_warp_keys(size_of(problem.dtype), split_head_size(problem))};
+      plan->splits = choice.splits;
       break;
+    }
     case Kernel::kNaive:
       break;
   }
@@ -196,7 +220,7 @@ std::string describe(const Plan& plan) {
 }
 
 // Rows of K and V grow with the problem. Partial results do not: what is split has so few tiles that all parts together
-// make at most two a multiprocessor (choose_splits). Whether attn_mask is copied is not known yet: it depends on
+// make at most two a multiprocessor (choose_split). Whether attn_mask is copied is not known yet: it depends on
 // pointers, too.
 int64_t max_workspace_bytes(const Problem& largest, const Device& device) {
   const int64_t rows = 2 * device.multiprocessors * kSplitRows;

@@ -34,7 +34,8 @@ Status run_sm80(const Problem& problem, const LaunchContext& context) {
 template <typename Element, int kHeadSize>
 Status run_split(const Problem& problem, const LaunchContext& context) {
   using T = SplitTile<Element, kHeadSize>;
-  static_assert(sizeof(SplitShared<T>) == split_shared_bytes(sizeof(Element), kHeadSize));
+  static_assert(sizeof(SplitShared<T>) == split_shared_bytes(sizeof(Element), kHeadSize, kMostSplitWarps));
+  const int warps = context.plan.key_tile / T::kKeys;
   const int64_t rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
   SplitArguments arguments{};
   arguments.problem = problem;
@@ -50,8 +51,9 @@ Status run_split(const Problem& problem, const LaunchContext& context) {
         reinterpret_cast<float2*>(arguments.partials.output + arguments.splits * rows * arguments.partial_columns);
   }
   const int64_t blocks = problem.batch_size * problem.kv_num_heads * arguments.row_tiles * arguments.splits;
-  const Status status = launch(split_forward<T>, blocks, T::kThreads, sizeof(SplitShared<T>), context.stream, arguments,
-                               Overlap::kWithPrevious);
+  const Status status =
+      launch(split_forward<T>, blocks, 32 * warps, split_shared_bytes(sizeof(Element), kHeadSize, warps),
+             context.stream, arguments, Overlap::kWithPrevious);
   if (!status.ok() || arguments.splits == 1) return status;
   return launch(merge_splits<Element>, rows, kMergeThreads, 0, context.stream, arguments, Overlap::kWithPrevious);
 }

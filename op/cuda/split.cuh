@@ -16,11 +16,8 @@ template <typename Element_, int kHeadSize_>
 struct SplitTile {
   using Element = Element_;
   static constexpr int kHeadSize = kHeadSize_;
-  static constexpr int kWarps = 4;
-  static constexpr int kThreads = 32 * kWarps;
-  static constexpr TileShape kTile = split_tile(sizeof(Element), kHeadSize);
-  static constexpr int kRows = kTile.q_tile;
-  static constexpr int kKeys = kTile.key_tile / kWarps;  // of a step of one warp
+  static constexpr int kRows = kSplitRows;
+  static constexpr int kKeys = split_warp_keys(sizeof(Element), kHeadSize);  // of a step of one warp
   static constexpr int kStages = split_stages(sizeof(Element));
 };
 
@@ -29,12 +26,12 @@ struct SplitStage {
   SharedTile<typename T::Element, T::kKeys, T::kHeadSize> k, v;
 };
 
-// What a warp hands over at its end, in the place of its ring.
+// What a warp hands over at its end, in the place of its ring. Rows lie so far apart that the lanes of an accumulator
+// write to different banks.
 template <typename T>
 struct SplitPart {
-  float output[T::kRows][T::kHeadSize];
-  float max[T::kRows];
-  float sum[T::kRows];
+  float output[T::kRows][T::kHeadSize + 8];
+  float2 state[T::kRows];  // m, l
 };
 
 template <typename T>
@@ -43,7 +40,7 @@ struct SplitShared {
   union Ring {
     SplitStage<T> stages[T::kStages];
     SplitPart<T> part;
-  } rings[T::kWarps];
+  } rings[kMostSplitWarps];  // of which there are as many as warps
 };
 
 template <typename T>
@@ -53,9 +50,10 @@ struct SplitBlock {
   const SplitArguments& arguments;
   SplitShared<T>& shared;
   const int batch, kv_head, row_tile, split;
-  const int warp, lane;
+  const int warps, warp, lane;
 
   int group, rows;  // query heads of a key/value head; query rows of all of them
+  int stride;       // in keys, from one step of a warp to its next
   KeyLimits limits;
   int begin, end;                    // this block's keys
   int unmasked_begin, unmasked_end;  // those of them that every row sees
@@ -76,6 +74,7 @@ struct SplitBlock {
     const Problem& problem = arguments.problem;
     group = static_cast<int>(problem.q_num_heads / problem.kv_num_heads);
     rows = group * static_cast<int>(problem.q_sequence_length);
+    stride = T::kKeys * warps;
     limits = limits_of(problem, batch);
     take_share_of_keys();
     k = copier(problem.k, problem.head_size);
@@ -86,7 +85,7 @@ struct SplitBlock {
     attend();
     hand_over();
     __syncthreads();
-    merge_warps();
+    join_warps();
   }
 
  private:
@@ -96,24 +95,21 @@ struct SplitBlock {
   __device__ int query(int row) const { return row_index(row) / group; }
   __device__ bool exists(int row) const { return row_tile * T::kRows + row < rows; }
 
+  // Whole steps of the block, one more or less than others take, so that all end together.
   __device__ void take_share_of_keys() {
     const KeyRange range = limits.rows(query(0), query(T::kRows - 1));
-    const int count = static_cast<int>(range.end - range.begin);
-    if (count <= 0) {
-      begin = end = 0;
-      return;
-    }
-    constexpr int kStep = T::kKeys * T::kWarps;
-    const int share = ((count + arguments.splits - 1) / arguments.splits + kStep - 1) / kStep * kStep;
-    begin = static_cast<int>(range.begin) + split * share;
-    end = min(begin + share, static_cast<int>(range.end));
+    const int first = static_cast<int>(range.begin), last = static_cast<int>(range.end);
+    const int steps = last > first ? (last - first - 1) / stride + 1 : 0;
+    const int share = steps / arguments.splits, longer = steps % arguments.splits;
+    begin = first + (split * share + min(split, longer)) * stride;
+    end = min(begin + (share + (split < longer ? 1 : 0)) * stride, last);
   }
 
   __device__ void load_q() {
     const Problem& problem = arguments.problem;
     constexpr int kChunk = decltype(shared.q)::kChunk;
     constexpr int kRowChunks = T::kHeadSize / kChunk;
-    for (int i = threadIdx.x; i < T::kRows * kRowChunks; i += T::kThreads) {
+    for (int i = threadIdx.x; i < T::kRows * kRowChunks; i += blockDim.x) {
       const int row = i / kRowChunks;
       const int column = i % kRowChunks * kChunk;
       const auto* from = static_cast<const Element*>(problem.q.data) + batch * problem.q.batch_stride +
@@ -156,21 +152,20 @@ struct SplitBlock {
     return {first, input.row_stride, columns, arguments.vector_input, lane};
   }
 
-  static constexpr int kStride = T::kKeys * T::kWarps;  // from one step of a warp to its next
-  static constexpr int kAhead = T::kStages - 1;         // steps whose copies are on their way
+  static constexpr int kAhead = T::kStages - 1;  // steps whose copies are on their way
 
   __device__ void start_copies() {
 #pragma unroll
-    for (int stage = 0; stage < kAhead; ++stage) load_stage(stage, begin + warp * T::kKeys + stage * kStride);
+    for (int stage = 0; stage < kAhead; ++stage) load_stage(stage, begin + warp * T::kKeys + stage * stride);
   }
 
   __device__ void attend() {
     int stage = 0;
 #pragma unroll 1
-    for (int key = begin + warp * T::kKeys; key < end; key += kStride) {
+    for (int key = begin + warp * T::kKeys; key < end; key += stride) {
       wait_copies<kAhead - 1>();
       __syncwarp();
-      load_stage(stage == 0 ? T::kStages - 1 : stage - 1, key + kAhead * kStride);
+      load_stage(stage == 0 ? T::kStages - 1 : stage - 1, key + kAhead * stride);
       step(shared.rings[warp].stages[stage], key);
       if (++stage == T::kStages) stage = 0;
     }
@@ -232,77 +227,59 @@ struct SplitBlock {
     for (int r = 0; r < 2; ++r) {
       const int row = lane / 4 + 8 * r;
       const float sum = quad_sum(states[r].sum);
-      if (lane % 4 == 0) {
-        part.max[row] = states[r].max * unit;
-        part.sum[row] = sum;
-      }
+      if (exists(row)) {
+        if (lane % 4 == 0) part.state[row] = make_float2(states[r].max * unit, sum);
 #pragma unroll
-      for (int j = 0; j < T::kHeadSize / 8; ++j) {
-        part.output[row][8 * j + 2 * (lane % 4)] = output[4 * j + 2 * r];
-        part.output[row][8 * j + 2 * (lane % 4) + 1] = output[4 * j + 2 * r + 1];
+        for (int j = 0; j < T::kHeadSize / 8; ++j) {
+          *reinterpret_cast<float2*>(&part.output[row][8 * j + 2 * (lane % 4)]) =
+              make_float2(output[4 * j + 2 * r], output[4 * j + 2 * r + 1]);
+        }
       }
     }
   }
 
-  __device__ void merge_warps() {
-    for (int row = warp; row < T::kRows && exists(row); row += T::kWarps) {
-      float max = -INFINITY;
-#pragma unroll
-      for (int w = 0; w < T::kWarps; ++w) max = fmaxf(max, shared.rings[w].part.max[row]);
-      float factor[T::kWarps];
-      float sum = 0;
-#pragma unroll
-      for (int w = 0; w < T::kWarps; ++w) {
-        factor[w] = max == -INFINITY ? 0.f : exp2f((shared.rings[w].part.max[row] - max) * kLog2E);
-        sum += factor[w] * shared.rings[w].part.sum[row];
-      }
-      if (arguments.partials.output != nullptr) {
-        store_partial_row(row, max, sum, factor);
+  __device__ void join_warps() {
+    constexpr int kRowThreads = T::kHeadSize / kPartColumns;
+    const int here = min(rows - row_tile * T::kRows, T::kRows);
+    for (int i = threadIdx.x; i < here * kRowThreads; i += blockDim.x) {
+      const int row = i / kRowThreads;
+      const int column = i % kRowThreads * kPartColumns;
+      if (column >= arguments.problem.v_head_size) continue;
+      const RowPart joined = join_parts<kMostSplitWarps>(warps, [&](int w) {
+        const SplitPart<T>& part = shared.rings[w].part;
+        return RowPart{part.state[row], *reinterpret_cast<const float4*>(&part.output[row][column])};
+      });
+      if (arguments.splits == 1) {
+        store_joined<Element>(arguments.problem, batch, head(row), query(row), column, joined);
       } else {
-        store_row(row, max, sum, factor);
+        store_part(row, column, joined);
       }
     }
   }
 
-  __device__ void store_partial_row(int row, float max, float sum, const float (&factor)[T::kWarps]) {
+  __device__ void store_part(int row, int column, const RowPart& part) {
     const Problem& problem = arguments.problem;
-    const int64_t place = (batch * problem.q_num_heads + head(row)) * problem.q_sequence_length + query(row);
     const int64_t all_rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
-    float* target = arguments.partials.output + (split * all_rows + place) * arguments.partial_columns;
-    for (int column = lane; column < problem.v_head_size; column += 32) target[column] = merged(row, column, factor);
-    if (lane == 0) arguments.partials.state[split * all_rows + place] = make_float2(max, sum);
-  }
-
-  __device__ void store_row(int row, float max, float sum, const float (&factor)[T::kWarps]) {
-    const float* sink = arguments.problem.sinks != nullptr ? arguments.problem.sinks + head(row) : nullptr;
-    const RowResult result = finish_row(max, sum, 1.f, sink);
-    const OutputRow<Element> target = output_row<Element>(arguments.problem, batch, head(row), query(row));
-    for (int column = lane; column < arguments.problem.v_head_size; column += 32) {
-      target.y[column] = static_cast<Element>(merged(row, column, factor) * result.factor);
-    }
-    if (lane == 0 && target.lse != nullptr) *target.lse = result.lse;
-  }
-
-  __device__ float merged(int row, int column, const float (&factor)[T::kWarps]) {
-    float value = 0;
-#pragma unroll
-    for (int w = 0; w < T::kWarps; ++w) value += factor[w] * shared.rings[w].part.output[row][column];
-    return value;
+    const int64_t place =
+        split * all_rows + (batch * problem.q_num_heads + head(row)) * problem.q_sequence_length + query(row);
+    const SplitPartials& partials = arguments.partials;
+    *reinterpret_cast<float4*>(partials.output + place * arguments.partial_columns + column) = part.output;
+    if (column == 0) partials.state[place] = part.state;
   }
 };
 
 template <typename T>
-__global__ void __launch_bounds__(T::kThreads, 2) split_forward(const __grid_constant__ SplitArguments arguments) {
+__global__ void __launch_bounds__(32 * kMostSplitWarps, 1)
+    split_forward(const __grid_constant__ SplitArguments arguments) {
   extern __shared__ __align__(128) char dynamic_shared[];
   auto& shared = *reinterpret_cast<SplitShared<T>*>(dynamic_shared);
   wait_for_previous_kernel();
   let_next_kernel_start();
-  // Row tiles of the same keys are neighbours, so that all but the first find them in L2.
   int index = blockIdx.x;
-  const int row_tile = index % arguments.row_tiles;
-  index /= arguments.row_tiles;
   const int split = index % arguments.splits;
   index /= arguments.splits;
+  const int row_tile = index % arguments.row_tiles;  // neighbours, so that all but the first find the keys in L2
+  index /= arguments.row_tiles;
   const int kv_heads = static_cast<int>(arguments.problem.kv_num_heads);
   SplitBlock<T> block{arguments,
                       shared,
@@ -310,6 +287,7 @@ __global__ void __launch_bounds__(T::kThreads, 2) split_forward(const __grid_con
                       index % kv_heads,
                       row_tile,
                       split,
+                      static_cast<int>(blockDim.x) / 32,
                       static_cast<int>(threadIdx.x) / 32,
                       static_cast<int>(threadIdx.x) % 32};
   block.run();

@@ -136,17 +136,18 @@ constexpr int64_t sm80_shared_bytes(int64_t element_bytes, int head_size) {
   return (tile.q_tile + 2 * tile.key_tile) * ((head_size + 63) / 64 * 64) * element_bytes;
 }
 
-// The split kernel: its four warps take 64 keys a step, of small heads 128, and each has a ring of a few steps.
+// The split kernel: every warp of a block takes so many keys a step, through a ring of a few steps of its own.
 constexpr int kSplitRows = 16;
-constexpr TileShape split_tile(int64_t element_bytes, int head_size) {
-  return {kSplitRows, element_bytes * head_size <= 128 ? 128 : 64};
+constexpr int split_warp_keys(int64_t element_bytes, int head_size) {
+  return element_bytes * head_size <= 128 ? 32 : 16;
 }
 constexpr int split_stages(int64_t element_bytes) { return element_bytes == 4 ? 2 : 3; }
+constexpr int kMostSplitWarps = 8;
 constexpr int kMostSplits = 256;
 inline int64_t split_partial_columns(const Problem& problem) { return (problem.v_head_size + 3) / 4 * 4; }
-constexpr int64_t split_shared_bytes(int64_t element_bytes, int head_size) {
-  const TileShape tile = split_tile(element_bytes, head_size);
-  return (tile.q_tile + split_stages(element_bytes) * 2 * tile.key_tile) * head_size * element_bytes;
+constexpr int64_t split_shared_bytes(int64_t element_bytes, int head_size, int warps) {
+  const int64_t ring_rows = 2 * split_stages(element_bytes) * split_warp_keys(element_bytes, head_size);
+  return (kSplitRows + warps * ring_rows) * head_size * element_bytes;
 }
 
 }  // namespace flashonnx::cuda

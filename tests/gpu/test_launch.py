@@ -72,6 +72,14 @@ def test_streams_do_not_disturb_each_other(problem: Problem) -> None:
     assert all(torch.equal(result, wanted) for result in results)
 
 
+@pytest.mark.parametrize("batch", [1, 5, 10, 16, 40])
+def test_decoding_fills_the_gpu_with_blocks_of_any_shape(batch: int) -> None:
+    torch.manual_seed(0)
+    problem = _plain(batch, 32, 8, 1, 2100, 128)
+    assert problems.plan(problem).startswith("split")
+    problems.assert_close(problems.run(problem)["Y"], problems.expected(problem))
+
+
 def test_dispatch_says_why() -> None:
     assert problems.plan(_plain(1, 8, 2, 1, 4000, 128)).startswith("split")
     prefill = _plain(2, 4, 4, 1000, 1000, 128)

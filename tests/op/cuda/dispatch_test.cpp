@@ -112,14 +112,24 @@ TEST(Dispatch, TilesOfTheSm80Kernel) {
 }
 
 TEST(Dispatch, FewQueriesAreSplitOverTheMultiprocessors) {
-  EXPECT_EQ(planned(make(decoding(1, 8192)), 90), "split, 16 x 64 tiles, keys in 32 parts (the first choice)");
-  EXPECT_EQ(planned(make(decoding(1, 300)), 90), "split, 16 x 64 tiles (the first choice)");    // too few keys
-  EXPECT_EQ(planned(make(decoding(64, 8192)), 90), "split, 16 x 64 tiles (the first choice)");  // enough tiles
-  EXPECT_EQ(planned(make(decoding(16, 8192)), 90), "split, 16 x 64 tiles (the first choice)");  // almost enough
-  EXPECT_PART(planned(make(decoding(8, 8192)), 90), "split, 16 x 64 tiles, keys in 4 parts");
+  EXPECT_EQ(planned(make(decoding(1, 8192)), 90), "split, 16 x 128 tiles, keys in 16 parts (the first choice)");
+  EXPECT_EQ(planned(make(decoding(1, 300)), 90), "split, 16 x 128 tiles (the first choice)");    // too few keys
+  EXPECT_EQ(planned(make(decoding(64, 8192)), 90), "split, 16 x 64 tiles (the first choice)");   // enough tiles
+  EXPECT_EQ(planned(make(decoding(16, 8192)), 90), "split, 16 x 128 tiles (the first choice)");  // almost enough
+  EXPECT_PART(planned(make(decoding(8, 8192)), 90), "split, 16 x 128 tiles, keys in 2 parts");
   Shape small_heads = decoding(8, 8192);
   small_heads.head_size = small_heads.v_head_size = 64;
-  EXPECT_PART(planned(make(small_heads), 90), "split, 16 x 128 tiles, keys in 4 parts");
+  EXPECT_PART(planned(make(small_heads), 90), "split, 16 x 256 tiles, keys in 2 parts");
+}
+
+TEST(Dispatch, TwoSplitBlocksShareAMultiprocessorWhereOneEachWouldLeaveSomeIdle) {
+  EXPECT_PART(planned(make(decoding(10, 8192)), 90), "split, 16 x 64 tiles, keys in 3 parts");  // 80 tiles for 132
+  EXPECT_PART(planned(make(decoding(5, 8192)), 90), "split, 16 x 128 tiles, keys in 3 parts");  // 120 blocks
+}
+
+TEST(Dispatch, SplitBlocksAreAsWideAsSharedMemoryAllows) {
+  EXPECT_PART(planned(make(decoding(1, 8192)), 80), "split, 16 x 64 tiles, keys in 13 parts");
+  EXPECT_PART(planned(make(decoding(1, 8192)), 89), "split, 16 x 32 tiles, keys in 17 parts");
 }
 
 TEST(Dispatch, RowsThatTheCopyEngineCannotReadGoToSm80) {
