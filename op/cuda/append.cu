@@ -48,7 +48,7 @@ bool aligned(const View& view, int64_t elements) {
 
 template <typename Unit>
 Status launch_copy(const RowCopy& copy, cudaStream_t stream) {
-  return launch(append_rows<Unit>, (copy.all_rows + 3) / 4, 128, 0, stream, copy);
+  return launch(append_rows<Unit>, {(copy.all_rows + 3) / 4, 128}, stream, copy);
 }
 
 Status append_one(const Problem& problem, const Input& past, const Input& fresh, const Output& target, int64_t columns,

@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kThreads) naive_forward(const __grid_constant_
 template <typename T>
 Status run_typed(const Problem& problem, cudaStream_t stream) {
   const int64_t blocks = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
-  return launch(naive_forward<T>, blocks, kThreads, naive_shared_bytes(problem), stream, problem);
+  return launch(naive_forward<T>, {blocks, kThreads, naive_shared_bytes(problem)}, stream, problem);
 }
 
 }  // namespace

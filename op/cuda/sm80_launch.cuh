@@ -22,7 +22,8 @@ Status launch_sm80(const Problem& problem, const LaunchContext& context) {
   arguments.order = tile_order(problem, T::kQTile, context.plan.device.l2_bytes, nullptr);
   arguments.vector_input = vector_input(problem);
   arguments.vector_output = aligned_rows(problem.y, problem.v_head_size, size_of(problem.dtype));
-  return launch(sm80_forward<T>, arguments.order.tiles, T::kThreads, sizeof(Sm80Shared<T>), context.stream, arguments);
+  return launch(sm80_forward<T>, {arguments.order.tiles, T::kThreads, sizeof(Sm80Shared<T>)}, context.stream,
+                arguments);
 }
 
 template <typename Element, int kHeadSize>
@@ -50,12 +51,15 @@ Status run_split(const Problem& problem, const LaunchContext& context) {
     arguments.partials.state =
         reinterpret_cast<float2*>(arguments.partials.output + arguments.splits * rows * arguments.partial_columns);
   }
-  const int64_t blocks = problem.batch_size * problem.kv_num_heads * arguments.row_tiles * arguments.splits;
-  const Status status =
-      launch(split_forward<T>, blocks, 32 * warps, split_shared_bytes(sizeof(Element), kHeadSize, warps),
-             context.stream, arguments, Overlap::kWithPrevious);
+  LaunchShape split{problem.batch_size * problem.kv_num_heads * arguments.row_tiles * arguments.splits, 32 * warps};
+  split.shared_bytes = split_shared_bytes(sizeof(Element), kHeadSize, warps);
+  split.shared_limit = context.plan.device.shared_memory_bytes;
+  split.overlap = Overlap::kWithPrevious;
+  const Status status = launch(split_forward<T>, split, context.stream, arguments);
   if (!status.ok() || arguments.splits == 1) return status;
-  return launch(merge_splits<Element>, rows, kMergeThreads, 0, context.stream, arguments, Overlap::kWithPrevious);
+  LaunchShape merge{rows, kMergeThreads};
+  merge.overlap = Overlap::kWithPrevious;
+  return launch(merge_splits<Element>, merge, context.stream, arguments);
 }
 
 }  // namespace flashonnx::cuda

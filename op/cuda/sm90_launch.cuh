@@ -51,7 +51,7 @@ Status launch_sm90(const Problem& problem, const LaunchContext& context) {
     if (!cleared.ok()) return cleared;
   }
   const int blocks = std::min(arguments.order.tiles, context.plan.device.multiprocessors);
-  return launch(sm90_forward<T>, blocks, T::kThreads, sizeof(Sm90Shared<T>), context.stream, arguments);
+  return launch(sm90_forward<T>, {blocks, T::kThreads, sizeof(Sm90Shared<T>)}, context.stream, arguments);
 }
 
 template <typename Element, int kHeadSize, int kVHeadSize, Sm90Use kUse>
