@@ -41,7 +41,9 @@ Status run_split(const Problem& problem, const LaunchContext& context) {
   SplitArguments arguments{};
   arguments.problem = problem;
   arguments.splits = context.plan.splits;
-  arguments.row_tiles = static_cast<int>((problem.group_size() * problem.q_sequence_length + T::kRows - 1) / T::kRows);
+  arguments.group = static_cast<int>(problem.group_size());
+  arguments.rows = static_cast<int>(problem.group_size() * problem.q_sequence_length);
+  arguments.row_tiles = (arguments.rows + T::kRows - 1) / T::kRows;
   arguments.vector_input = vector_input(problem);
   arguments.modified = needs_modified_scores(problem);
   if (arguments.splits > 1) {

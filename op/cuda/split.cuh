@@ -52,8 +52,7 @@ struct SplitBlock {
   const int batch, kv_head, row_tile, split;
   const int warps, warp, lane;
 
-  int group, rows;  // query heads of a key/value head; query rows of all of them
-  int stride;       // in keys, from one step of a warp to its next
+  int stride;  // in keys, from one step of a warp to its next
   KeyLimits limits;
   int begin, end;                    // this block's keys
   int unmasked_begin, unmasked_end;  // those of them that every row sees
@@ -72,8 +71,6 @@ struct SplitBlock {
 
   __device__ void run() {
     const Problem& problem = arguments.problem;
-    group = static_cast<int>(problem.q_num_heads / problem.kv_num_heads);
-    rows = group * static_cast<int>(problem.q_sequence_length);
     stride = T::kKeys * warps;
     limits = limits_of(problem, batch);
     take_share_of_keys();
@@ -90,16 +87,16 @@ struct SplitBlock {
 
  private:
   // Row r of the tile is head r % group of query r / group, so that neighbours see almost the same keys.
-  __device__ int row_index(int row) const { return min(row_tile * T::kRows + row, rows - 1); }
-  __device__ int head(int row) const { return kv_head * group + row_index(row) % group; }
-  __device__ int query(int row) const { return row_index(row) / group; }
-  __device__ bool exists(int row) const { return row_tile * T::kRows + row < rows; }
+  __device__ unsigned row_index(int row) const { return min(row_tile * T::kRows + row, arguments.rows - 1); }
+  __device__ int head(int row) const { return kv_head * arguments.group + row_index(row) % arguments.group; }
+  __device__ int query(int row) const { return row_index(row) / arguments.group; }
+  __device__ bool exists(int row) const { return row_tile * T::kRows + row < arguments.rows; }
 
   // Whole steps of the block, one more or less than others take, so that all end together.
   __device__ void take_share_of_keys() {
     const KeyRange range = limits.rows(query(0), query(T::kRows - 1));
     const int first = static_cast<int>(range.begin), last = static_cast<int>(range.end);
-    const int steps = last > first ? (last - first - 1) / stride + 1 : 0;
+    const unsigned steps = last > first ? static_cast<unsigned>(last - first - 1) / stride + 1 : 0;
     const int share = steps / arguments.splits, longer = steps % arguments.splits;
     begin = first + (split * share + min(split, longer)) * stride;
     end = min(begin + (share + (split < longer ? 1 : 0)) * stride, last);
@@ -240,7 +237,7 @@ struct SplitBlock {
 
   __device__ void join_warps() {
     constexpr int kRowThreads = T::kHeadSize / kPartColumns;
-    const int here = min(rows - row_tile * T::kRows, T::kRows);
+    const int here = min(arguments.rows - row_tile * T::kRows, T::kRows);
     for (int i = threadIdx.x; i < here * kRowThreads; i += blockDim.x) {
       const int row = i / kRowThreads;
       const int column = i % kRowThreads * kPartColumns;
@@ -273,18 +270,18 @@ __global__ void __launch_bounds__(32 * kMostSplitWarps, 1)
     split_forward(const __grid_constant__ SplitArguments arguments) {
   extern __shared__ __align__(128) char dynamic_shared[];
   auto& shared = *reinterpret_cast<SplitShared<T>*>(dynamic_shared);
-  wait_for_previous_kernel();
   let_next_kernel_start();
-  int index = blockIdx.x;
+  unsigned index = blockIdx.x;
   const int split = index % arguments.splits;
   index /= arguments.splits;
   const int row_tile = index % arguments.row_tiles;  // neighbours, so that all but the first find the keys in L2
   index /= arguments.row_tiles;
-  const int kv_heads = static_cast<int>(arguments.problem.kv_num_heads);
+  const unsigned kv_heads = static_cast<unsigned>(arguments.problem.kv_num_heads);
+  wait_for_previous_kernel();
   SplitBlock<T> block{arguments,
                       shared,
-                      index / kv_heads,
-                      index % kv_heads,
+                      static_cast<int>(index / kv_heads),
+                      static_cast<int>(index % kv_heads),
                       row_tile,
                       split,
                       static_cast<int>(blockDim.x) / 32,

@@ -17,7 +17,9 @@ struct SplitArguments {
   Problem problem;
   SplitPartials partials;
   int splits;
-  int row_tiles;        // per key/value head
+  int group;            // query heads of a key/value head
+  int rows;             // query rows of all of them
+  int row_tiles;        // of these
   int partial_columns;  // v_head_size, rounded up to 4
   bool vector_input;
   bool modified;  // scores need more than scale and an interval
