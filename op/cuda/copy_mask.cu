@@ -45,7 +45,7 @@ Status run_copy_mask(const Problem& problem, void* data, cudaStream_t stream) {
   const int64_t all_vectors = sizes.batches * sizes.heads * sizes.rows * vectors;
   const MaskCopy copy{problem.mask, static_cast<uint4*>(data), sizes.heads, sizes.rows, vectors, all_vectors};
   const int64_t blocks = (all_vectors + kThreads - 1) / kThreads;
-  return launch(bytes == 1 ? copy_mask<uint8_t> : copy_mask<uint16_t>, blocks, kThreads, 0, stream, copy);
+  return launch(bytes == 1 ? copy_mask<uint8_t> : copy_mask<uint16_t>, {blocks, kThreads}, stream, copy);
 }
 
 }  // namespace flashonnx::cuda
