@@ -62,11 +62,17 @@ struct NaiveRow {
   }
 
  private:
+  // In four sums, which round less than one.
   __device__ A dot(int64_t key) const {
     const T* row = k + key * problem.k.row_stride;
-    A value = 0;
-    for (int64_t d = 0; d < problem.head_size; ++d) value += q[d] * to_float(row[d]);
-    return value;
+    A sums[4] = {};
+    int64_t d = 0;
+    for (; d + 4 <= problem.head_size; d += 4) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[i] += q[d + i] * to_float(row[d + i]);
+    }
+    for (; d < problem.head_size; ++d) sums[0] += q[d] * to_float(row[d]);
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 
   __device__ bool allowed(int64_t key) const {
@@ -121,9 +127,9 @@ struct NaiveRow {
     max = next;
     const int64_t keys = min(static_cast<int64_t>(kThreads), limits.keys - chunk);  // padding may hold NaN
     for (int64_t d = threadIdx.x; d < problem.v_head_size; d += kThreads) {
-      A value = output[d] * correction;
+      A value = 0;  // of the chunk alone, for the same reason
       for (int64_t j = 0; j < keys; ++j) value += p[j] * to_float(v[(chunk + j) * problem.v.row_stride + d]);
-      output[d] = value;
+      output[d] = output[d] * correction + value;
     }
     __syncthreads();
   }
