@@ -239,7 +239,7 @@ TEST(Plan, OfAGpuThatIsElsewhere) {
   Call call;
   call.device = {FLASHONNX_CUDA, 0, 0, 90, nullptr};
   EXPECT_EQ(call.plan(), FLASHONNX_OK);
-  EXPECT_MESSAGE(call, "split, 16 x 64 tiles (the first choice)");
+  EXPECT_MESSAGE(call, "split, 16 x 128 tiles (the first choice)");
   call.device.compute_capability = 61;
   EXPECT_EQ(call.plan(), FLASHONNX_UNAVAILABLE);
   EXPECT_MESSAGE(call, "no GPU of compute capability 6.1 is known");
