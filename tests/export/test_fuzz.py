@@ -67,7 +67,7 @@ def nodes_of(model: onnx.ModelProto) -> set[tuple[object, ...]]:
     }
 
 
-@settings(max_examples=int(EXAMPLES or 80), derandomize=EXAMPLES is None)
+@settings(max_examples=int(EXAMPLES or 600), derandomize=EXAMPLES is None)
 @given(case=attentions())
 def test_fused_is_what_it_was(case: Case) -> None:
     """Without verification, which would hide what was misread."""
@@ -88,7 +88,7 @@ def test_fused_is_what_it_was(case: Case) -> None:
     assert_same(before, run_with_library(fused, feeds), tolerance)
 
 
-@settings(max_examples=int(EXAMPLES or 40), derandomize=EXAMPLES is None)
+@settings(max_examples=int(EXAMPLES or 400), derandomize=EXAMPLES is None)
 @given(case=native_attentions())
 def test_native_nodes_are_what_they_were(case: NativeCase) -> None:
     note(", ".join(case.spelling))
