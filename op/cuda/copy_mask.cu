@@ -2,6 +2,7 @@
 #include "op/cuda/kernels.h"
 #include "op/cuda/launch.h"
 #include "op/cuda/tiles.h"
+#include "op/cuda/workspace.h"
 
 namespace flashonnx::cuda {
 namespace {
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(kThreads) copy_mask(const __grid_constant__ Ma
 Status run_copy_mask(const Problem& problem, void* data, cudaStream_t stream) {
   const TensorSizes sizes = mask_sizes(problem);
   const int64_t bytes = size_of(problem.mask.dtype);
-  const int64_t vectors = (sizes.columns * bytes + 15) / 16;
+  const int64_t vectors = aligned_mask_columns(problem) * bytes / 16;
   const int64_t all_vectors = sizes.batches * sizes.heads * sizes.rows * vectors;
   const MaskCopy copy{problem.mask, static_cast<uint4*>(data), sizes.heads, sizes.rows, vectors, all_vectors};
   const int64_t blocks = (all_vectors + kThreads - 1) / kThreads;

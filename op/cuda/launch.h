@@ -27,44 +27,13 @@ struct LaunchShape {
   Overlap overlap = Overlap::kNone;
 };
 
-// A shape as the CUDA runtime takes it.
-class LaunchConfig {
- public:
-  LaunchConfig(const LaunchShape& shape, cudaStream_t stream) {
-    config_.gridDim = dim3(static_cast<unsigned>(shape.blocks));
-    config_.blockDim = dim3(static_cast<unsigned>(shape.threads));
-    config_.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
-    config_.stream = stream;
-    config_.attrs = attributes_;
-    if (shape.overlap == Overlap::kWithPrevious) {
-      add(cudaLaunchAttributeProgrammaticStreamSerialization).programmaticStreamSerializationAllowed = 1;
-    }
-  }
-  LaunchConfig(const LaunchConfig&) = delete;
-  LaunchConfig& operator=(const LaunchConfig&) = delete;
-
-  const cudaLaunchConfig_t* get() const { return &config_; }
-
- private:
-  cudaLaunchAttributeValue& add(cudaLaunchAttributeID id) {
-    cudaLaunchAttribute& attribute = attributes_[config_.numAttrs++];
-    attribute.id = id;
-    return attribute.val;
-  }
-
-  cudaLaunchAttribute attributes_[2]{};
-  cudaLaunchConfig_t config_{};
-};
-
-// Lets a kernel have what is beyond the defaults of its shape.
-inline Status allow(const void* kernel, const LaunchShape& shape) {
+// Lets a kernel have more shared memory than every kernel may.
+inline Status allow_shared_memory(const void* kernel, const LaunchShape& shape) {
   constexpr int64_t kDefaultSharedBytes = 48 * 1024;
-  cudaError_t error = cudaSuccess;
   const int64_t limit = std::max(shape.shared_bytes, shape.shared_limit);
-  if (limit > kDefaultSharedBytes) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(limit));
-  }
-  return to_status(error, "setting a kernel's shared memory");
+  if (limit <= kDefaultSharedBytes) return {};
+  return to_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(limit)),
+                   "setting a kernel's shared memory");
 }
 
 template <typename Argument>
@@ -73,11 +42,20 @@ Status launch(void (*kernel)(Argument), const LaunchShape& shape, cudaStream_t s
   if (shape.blocks == 0) return {};
   if (shape.blocks > 0x7FFFFFFF) return Status::error("the problem needs more than 2^31 - 1 blocks of CUDA threads");
   const auto* const function = reinterpret_cast<const void*>(kernel);
-  const Status allowed = allow(function, shape);
+  const Status allowed = allow_shared_memory(function, shape);
   if (!allowed.ok()) return allowed;
-  const LaunchConfig config(shape, stream);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = shape.overlap == Overlap::kWithPrevious ? 1 : 0;
   void* arguments[] = {const_cast<std::decay_t<Argument>*>(&argument)};
-  return to_status(cudaLaunchKernelExC(config.get(), function, arguments), "launching a kernel");
+  return to_status(cudaLaunchKernelExC(&config, function, arguments), "launching a kernel");
 }
 
 }  // namespace flashonnx::cuda

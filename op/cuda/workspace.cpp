@@ -29,21 +29,15 @@ Output contiguous(const Problem& problem, int64_t columns) {
   return view;
 }
 
-// Elements of one row of attn_mask's copy.
-int64_t aligned_columns(const Problem& problem) {
-  const int64_t per_16_bytes = 16 / size_of(problem.mask.dtype);
-  return (problem.mask.length + per_16_bytes - 1) / per_16_bytes * per_16_bytes;
-}
-
 int64_t aligned_mask_bytes(const Problem& problem) {
   const TensorSizes sizes = mask_sizes(problem);
   const int64_t rows = sizes.batches * sizes.heads * sizes.rows;
-  return rows * aligned_columns(problem) * size_of(problem.mask.dtype);
+  return rows * aligned_mask_columns(problem) * size_of(problem.mask.dtype);
 }
 
 Mask aligned_mask(const Problem& problem) {
   const TensorSizes sizes = mask_sizes(problem);
-  const int64_t columns = aligned_columns(problem);
+  const int64_t columns = aligned_mask_columns(problem);
   Mask mask = problem.mask;
   mask.data = nullptr;
   mask.key_stride = 1;
@@ -56,6 +50,11 @@ Mask aligned_mask(const Problem& problem) {
 Input as_input(const Output& view) { return {view.data, view.batch_stride, view.head_stride, view.row_stride}; }
 
 }  // namespace
+
+int64_t aligned_mask_columns(const Problem& problem) {
+  const int64_t per_16_bytes = 16 / size_of(problem.mask.dtype);
+  return (problem.mask.length + per_16_bytes - 1) / per_16_bytes * per_16_bytes;
+}
 
 int64_t partial_row_bytes(const Problem& problem) {
   constexpr int64_t kStatistics = 2;

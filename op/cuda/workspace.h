@@ -23,6 +23,9 @@ struct Workspace {
 
 Workspace workspace(const Problem& problem, Kernel kernel, int splits);
 
+// Elements of one row of attn_mask's copy.
+int64_t aligned_mask_columns(const Problem& problem);
+
 // Of one query row's partial result, with its statistics.
 int64_t partial_row_bytes(const Problem& problem);
 
