@@ -109,7 +109,7 @@ class _Body:
         key = self.with_past("past_key", self.split_heads(self.inputs["K"], form.kv_heads))
         value = self.with_past("past_value", self.split_heads(self.inputs["V"], form.kv_heads))
         scores = self.masked(self.scores(query, key), query, key)
-        probabilities, lse = self.softmax(scores)
+        probabilities, lse = self.softmax(scores, key)
         y = self.weighted(probabilities, value)
         if form.rank == 3:
             y = self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.ints(0, 0, -1))
@@ -211,22 +211,33 @@ class _Body:
         zero, one = (self.op("Constant", value=ir.tensor(np.asarray(number, np.int64))) for number in (0, 1))
         return self.op("Reshape", self.op("Range", zero, length, one), self.ints(*shape))
 
-    def softmax(self, scores: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Probabilities, 0 in a row without a key, and the log of their denominator."""
+    def softmax(self, scores: ir.Value, key: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Probabilities and the log of their denominator; without_keys in a row that has none."""
+        dead = self.op("Equal", self.reduce("ReduceMax", scores, 1), self.number(-np.inf))
         if "sinks" in self.inputs:
             column = self.op("Reshape", self.inputs["sinks"], self.ints(1, -1, 1, 1))
             extents = [self.size(scores, axis) for axis in range(3)]
             column = self.op("Expand", column, self.op("Concat", *extents, self.ints(1), axis=0))
             scores = self.op("Concat", scores, column, axis=-1)
-        largest = self.reduce("ReduceMax", scores, 1)
-        dead = self.op("Equal", largest, self.number(-np.inf))
-        probabilities = self.op("Where", dead, self.number(0.0), self.op("Softmax", scores, axis=-1))
+        probabilities = self.op("Softmax", scores, axis=-1)
         lse = self.op("Where", dead, self.number(-np.inf), self.reduce("ReduceLogSumExp", scores, 1))
         if "sinks" in self.inputs:
             probabilities = self.op("Slice", probabilities, self.ints(0), self.ints(-1), self.ints(-1))
+        probabilities = self.op("Where", dead, self.without_keys(key), probabilities)
         if self.form.dtype != ir.DataType.FLOAT:
             probabilities = self.op("Cast", probabilities, to=int(self.form.dtype))
         return probabilities, lse
+
+    def without_keys(self, key: ir.Value) -> ir.Value:
+        """The probabilities of a row without keys, which broadcast: 0, or the same for each key that is no padding."""
+        if not self.attributes.get("mean_without_keys"):
+            return self.number(0.0)
+        lengths = self.lengths()
+        counts = self.size(key, 2) if lengths is None else lengths
+        share = self.op("Reciprocal", self.op("Cast", counts, to=int(ir.DataType.FLOAT)))
+        if lengths is None:
+            return share
+        return self.op("Where", self.op("Less", self.positions(key, (1, 1, 1, -1)), lengths), share, self.number(0.0))
 
     def weighted(self, probabilities: ir.Value, value: ir.Value) -> ir.Value:
         if not self.grouped:

@@ -31,6 +31,7 @@ struct Attributes {
   int64_t right_window_size = contract::kRightWindowSizeDefault;
   int64_t qk_matmul_output_mode = contract::kQkMatmulOutputModeDefault;
   std::optional<int64_t> softmax_precision;
+  int64_t mean_without_keys = contract::kMeanWithoutKeysDefault;
 };
 
 // Calls visit(contract::Attribute index, member) for each attribute: who reads or checks them all starts here.
@@ -46,6 +47,7 @@ void for_each_attribute(AttributesT& attributes, Visitor&& visit) {
   visit(Attribute::kRightWindowSize, attributes.right_window_size);
   visit(Attribute::kQkMatmulOutputMode, attributes.qk_matmul_output_mode);
   visit(Attribute::kSoftmaxPrecision, attributes.softmax_precision);
+  visit(Attribute::kMeanWithoutKeys, attributes.mean_without_keys);
 }
 
 // What a node says, by the contract's indices; an absent optional input is nullopt.

@@ -46,16 +46,20 @@ struct KeyLimits {
   }
 };
 
-// `nonpad` is nonpad_kv_seqlen[batch], read by the caller on the side where it lives; ignored where there is none.
+// Keys that are no padding. `nonpad` is nonpad_kv_seqlen[batch], read by the caller on the side where it lives; ignored
+// where there is none.
+FLASHONNX_HOST_DEVICE inline int64_t valid_keys(const Problem& problem, int64_t nonpad) {
+  const int64_t total = problem.past_sequence_length + problem.kv_sequence_length;
+  if (problem.nonpad_kv_seqlen == nullptr) return total;
+  return nonpad < 0 ? 0 : (nonpad < total ? nonpad : total);
+}
+
+// `nonpad`: likewise.
 FLASHONNX_HOST_DEVICE inline KeyLimits key_limits(const Problem& problem, int64_t nonpad) {
   KeyLimits limits;
-  const int64_t total = problem.past_sequence_length + problem.kv_sequence_length;
-  limits.keys = total;
+  limits.keys = valid_keys(problem, nonpad);
   limits.offset = problem.past_sequence_length;
-  if (problem.nonpad_kv_seqlen != nullptr) {
-    limits.keys = nonpad < 0 ? 0 : (nonpad < total ? nonpad : total);
-    limits.offset = limits.keys - problem.q_sequence_length;
-  }
+  if (problem.nonpad_kv_seqlen != nullptr) limits.offset = limits.keys - problem.q_sequence_length;
   if (problem.mask.data != nullptr && problem.mask.length < limits.keys) limits.keys = problem.mask.length;
   limits.left = problem.left_window_size;
   limits.right = problem.right_window_size;

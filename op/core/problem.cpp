@@ -68,6 +68,7 @@ void set_attributes(const Attributes& attributes, Problem* problem) {
   problem->left_window_size = attributes.left_window_size;
   problem->right_window_size = attributes.right_window_size;
   problem->qk_matmul_output_mode = static_cast<QkOutput>(attributes.qk_matmul_output_mode);
+  problem->mean_without_keys = attributes.mean_without_keys != 0;
 }
 
 // Strides of a contiguous (batch, heads, rows, columns) tensor, or of (batch, rows, heads * columns) at rank 3.

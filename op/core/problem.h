@@ -83,6 +83,7 @@ struct Problem {
   bool is_causal = false;
   int64_t left_window_size = -1;   // -1: unbounded
   int64_t right_window_size = -1;  // -1: unbounded
+  bool mean_without_keys = false;  // rows of Y without any allowed key are the mean of V, else 0
 
   Input q, k, v;
   Input past_key, past_value;         // without data: no past

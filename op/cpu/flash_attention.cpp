@@ -6,6 +6,7 @@
 #include <string>
 
 #include "op/cpu/kernel/tile.h"
+#include "op/cpu/mean_rows.h"
 #include "op/cpu/naive.h"
 #include "op/cpu/packed_keys.h"
 #include "op/cpu/rows.h"
@@ -92,7 +93,15 @@ void cut_into_tiles(const Problem& problem, Plan& plan) {
   const int64_t most = std::max<int64_t>(1, problem.total_sequence_length() / kLeastKeysOfASplit);
   plan.splits = std::min(most, ceil_div(kEnoughTasks, tasks));
   if (plan.kernel == Kernel::kTiled) plan.packed_bytes = packed_bytes(problem);
-  plan.workspace_bytes = plan.packed_bytes + partial_bytes(problem, plan.splits);
+  plan.workspace_bytes += plan.packed_bytes + partial_bytes(problem, plan.splits);
+}
+
+// At the start of the workspace, whichever kernel runs.
+int64_t lse_bytes(const Problem& problem) {
+  constexpr int64_t kAlignment = 64;
+  if (!problem.mean_without_keys || problem.lse != nullptr) return 0;
+  const int64_t rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
+  return ceil_div(rows * static_cast<int64_t>(sizeof(float)), kAlignment) * kAlignment;
 }
 
 void copy_rows(const char* from, int64_t from_stride, char* to, int64_t to_stride, int64_t rows, int64_t bytes) {
@@ -132,6 +141,13 @@ void write_caches(const Problem& problem, const Parallel& parallel) {
   });
 }
 
+// Writes Y and lse. workspace: what lies behind lse.
+Status run_kernel(const Problem& problem, const Plan& plan, char* workspace, const Parallel& parallel) {
+  if (plan.kernel == Kernel::kNaive) return run_naive(problem, parallel);
+  if (plan.packed_bytes == 0) return run_tiles(problem, plan, workspace, parallel);
+  return run_tiles(pack_keys(problem, workspace, parallel), plan, workspace + plan.packed_bytes, parallel);
+}
+
 }  // namespace
 
 std::string Plan::reason() const {
@@ -158,6 +174,8 @@ Plan plan(const Problem& problem) {
   Plan plan;
   plan.status = chosen.status;
   if (!plan.status.ok()) return plan;
+  plan.lse_bytes = lse_bytes(problem);
+  plan.workspace_bytes = plan.lse_bytes;
   if (chosen.naive) {
     plan.why = "forced by FLASHONNX_CPU_KERNEL";
   } else if (problem.dtype == DType::kDouble) {
@@ -175,10 +193,13 @@ Plan plan(const Problem& problem) {
 Status run(const Problem& problem, const Plan& plan, void* workspace, const Parallel& parallel) {
   if (!plan.status.ok()) return plan.status;
   write_caches(problem, parallel);
-  if (plan.kernel == Kernel::kNaive) return run_naive(problem, parallel);
-  if (plan.packed_bytes == 0) return run_tiles(problem, plan, workspace, parallel);
-  void* partials = static_cast<char*>(workspace) + plan.packed_bytes;
-  return run_tiles(pack_keys(problem, workspace, parallel), plan, partials, parallel);
+  auto* const memory = static_cast<char*>(workspace);
+  if (!problem.mean_without_keys) return run_kernel(problem, plan, memory, parallel);
+  Problem with_lse = problem;
+  if (plan.lse_bytes > 0) with_lse.lse = static_cast<float*>(workspace);
+  const Status status = run_kernel(with_lse, plan, memory + plan.lse_bytes, parallel);
+  if (status.ok()) write_mean_rows(with_lse, parallel);
+  return status;
 }
 
 }  // namespace flashonnx::cpu

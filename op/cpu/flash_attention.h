@@ -29,6 +29,7 @@ struct Plan {
   int64_t tile_rows = 1;        // query rows a task, counted over the query heads that share a KV head
   int64_t splits = 1;           // parts that the keys are cut into, merged at the end
   int64_t packed_bytes = 0;     // of the workspace: copies of K and V (packed_keys.h)
+  int64_t lse_bytes = 0;        // likewise: lse where mean_without_keys needs it and the caller does not
   int64_t workspace_bytes = 0;  // what `run` needs, aligned to 64 bytes
 
   // For users: which kernel, and why this one.

@@ -25,6 +25,9 @@ Status run_append(const Problem& problem, const Output& key, const Output& value
 // Writes attn_mask to `data`, laid out as Workspace::aligned_mask is.
 Status run_copy_mask(const Problem& problem, void* data, cudaStream_t stream);
 
+// Makes rows of Y whose lse is -infinity the mean of V.
+Status run_mean_rows(const Problem& problem, cudaStream_t stream);
+
 // Instantiated for the element types and head sizes of tiles.h, one file each, in the build folder.
 template <typename Element, int kHeadSize>
 Status run_sm80(const Problem& problem, const LaunchContext& context);

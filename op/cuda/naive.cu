@@ -10,9 +10,6 @@ namespace {
 
 constexpr int kThreads = 128;  // and keys of a chunk
 
-template <typename T>
-using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
 template <typename A>
 __device__ A block_reduce(A value, A* shared, bool maximum) {
   for (int offset = 16; offset > 0; offset /= 2) {

@@ -1,5 +1,5 @@
-// The launch entry: joins past and new keys where there is a past, aligns attn_mask where the kernel needs it, then
-// runs the plan's kernel.
+// The launch entry: joins past and new keys where there is a past, aligns attn_mask where the kernel needs it, runs the
+// plan's kernel, and sees to rows without any key.
 #include "op/cuda/kernels.h"
 #include "op/cuda/launch.h"
 #include "op/cuda/tiles.h"
@@ -105,6 +105,18 @@ Status run_tiled(const Problem& problem, const LaunchContext& context) {
   return run_sm80_sized<Element>(problem, context);
 }
 
+Status run_kernel(const Problem& problem, const LaunchContext& context) {
+  if (context.plan.kernel == Kernel::kNaive) return run_naive(problem, context.stream);
+  switch (problem.dtype) {
+    case DType::kFloat:
+      return run_float(problem, context);
+    case DType::kFloat16:
+      return run_tiled<__half>(problem, context);
+    default:
+      return run_tiled<__nv_bfloat16>(problem, context);
+  }
+}
+
 }  // namespace
 
 Status run(const Problem& problem, const Plan& plan, void* workspace_memory, void* stream_handle) {
@@ -117,16 +129,10 @@ Status run(const Problem& problem, const Plan& plan, void* workspace_memory, voi
   if (joined.batch_size * joined.q_num_heads * joined.q_sequence_length == 0) return {};
   const Status mask = align_mask(layout, memory, stream, &joined);
   if (!mask.ok()) return mask;
-  if (plan.kernel == Kernel::kNaive) return run_naive(joined, stream);
-  const LaunchContext context{plan, memory + layout.scratch, stream};
-  switch (problem.dtype) {
-    case DType::kFloat:
-      return run_float(joined, context);
-    case DType::kFloat16:
-      return run_tiled<__half>(joined, context);
-    default:
-      return run_tiled<__nv_bfloat16>(joined, context);
-  }
+  if (layout.keeps_lse) joined.lse = reinterpret_cast<float*>(memory + layout.lse);
+  const Status attended = run_kernel(joined, {plan, memory + layout.scratch, stream});
+  if (!attended.ok() || !problem.mean_without_keys) return attended;
+  return run_mean_rows(joined, stream);
 }
 
 }  // namespace flashonnx::cuda

@@ -69,6 +69,11 @@ Workspace workspace(const Problem& problem, Kernel kernel, int splits) {
     result.aligned_mask = aligned_mask(problem);
     result.mask = take(aligned_mask_bytes(problem), &result.bytes);
   }
+  result.keeps_lse = problem.mean_without_keys && problem.lse == nullptr;
+  if (result.keeps_lse) {
+    const int64_t rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
+    result.lse = take(rows * static_cast<int64_t>(sizeof(float)), &result.bytes);
+  }
   result.appends = problem.past_key || problem.present_key;
   result.k = problem.k;
   result.v = problem.v;

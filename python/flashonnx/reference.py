@@ -54,6 +54,8 @@ def flash_attention(
     dead = np.all(np.isneginf(bias), axis=-1)
     stages[_PROBABILITIES], lse = _softmax(stages[_AFTER_MASK], dead, sinks)
     y = stages[_PROBABILITIES] @ v
+    if a["mean_without_keys"]:
+        y = np.where(dead[..., None], _mean(v, nonpad_kv_seqlen), y)
     return {
         "Y": _like(y, Q).astype(Q.dtype),
         "present_key": np.ascontiguousarray(present_key),
@@ -127,6 +129,14 @@ def _softmax(scores: Array, dead: Array, sinks: Array | None) -> tuple[Array, Ar
         probabilities = np.where(total > 0, weights / total, weights)
         lse = (np.log(total) + top)[..., 0]
     return np.where(dead[..., None], 0.0, probabilities), np.where(dead, -np.inf, lse)
+
+
+def _mean(v: Array, nonpad: Array | None) -> Array:
+    """Of V over the keys that are no padding, (batch, heads, 1, v_head_size); 0 where there are none."""
+    counts = np.full(v.shape[0], v.shape[2]) if nonpad is None else nonpad
+    valid = np.arange(v.shape[2]) < counts.reshape(-1, 1)
+    sums = np.sum(np.where(valid[:, None, :, None], v, 0), axis=2, keepdims=True)
+    return sums / np.maximum(counts, 1).reshape(-1, 1, 1, 1)
 
 
 class FlashAttention(OpRun):

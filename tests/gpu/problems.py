@@ -157,9 +157,14 @@ def expected(problem: Problem) -> Expected:
         total = total + torch.exp(sinks - highest)
     probabilities = (exponentials / total).masked_fill(dead, 0)
     dtype = problem.Q.dtype
+    rounded = probabilities.to(dtype).double() @ v
+    mean = torch.zeros_like(rounded)
+    if problem.attributes.get("mean_without_keys"):
+        counts = inputs.get("nonpad_kv_seqlen", torch.full((1,), problem.total, device="cuda")).clamp(min=1)
+        mean = mean + v.sum(-2, keepdim=True) / counts.view(-1, 1, 1, 1)
     return Expected(
-        Y=probabilities @ v,
-        rounded=(probabilities.to(dtype).double() @ v).to(dtype).double(),
+        Y=torch.where(dead, mean, probabilities @ v),
+        rounded=torch.where(dead, mean, rounded).to(dtype).double(),
         lse=(highest + torch.log(total)).masked_fill(dead, -math.inf).squeeze(-1),
         qk=[*stages, probabilities],
     )

@@ -42,6 +42,9 @@ FEATURES = [
     ("padding_softcap", {"softcap": 7.0}, ("padding",)),
     ("causal_padding", {"is_causal": 1}, ("padding",)),
     ("padding_window", {"is_causal": 1, "left_window_size": 30}, ("padding",)),
+    ("mean_of_left_padding", {"is_causal": 1, "mean_without_keys": 1}, ("left_mask",)),
+    ("mean_of_padding", {"is_causal": 1, "left_window_size": 30, "mean_without_keys": 1}, ("padding",)),
+    ("mean_of_past", {"mean_without_keys": 1}, ("past", "left_mask")),
     ("past", {}, ("past",)),
     ("causal_past", {"is_causal": 1}, ("past",)),
     ("everything", {"left_window_size": 90, "softcap": 5.0}, ("past", "float_mask", "sinks", "slopes")),
@@ -66,6 +69,7 @@ def _add_mask(kind: str, problem: Problem) -> None:
     shapes = {
         "bool_mask": (batch, heads, queries, total),
         "key_mask": (batch, 1, 1, total),
+        "left_mask": (batch, 1, 1, total),
         "float_mask": (1, 1, queries, total),
         "short_mask": (queries, total - 5),
         "column_mask": (batch, 1, queries, 1),
@@ -74,6 +78,8 @@ def _add_mask(kind: str, problem: Problem) -> None:
     }
     if kind in ("bool_mask", "key_mask"):
         mask = torch.rand(shapes[kind], device="cuda") > 0.3
+    elif kind == "left_mask":  # of the second batch entry, no key at all
+        mask = torch.arange(total, device="cuda") >= torch.tensor([total // 3, total], device="cuda").view(-1, 1, 1, 1)
     elif kind == "huge_mask":  # finite: no key is disallowed; float16's least would leave the scores some digits
         least = -1000.0 if dtype == torch.float16 else torch.finfo(dtype).min
         mask = torch.full(shapes[kind], least, dtype=dtype, device="cuda")

@@ -10,17 +10,17 @@ from flashonnx.reference import flash_attention
 from tests.cases.nodes import ACCEPTED, NodeCase
 from tests.op.ort.node_models import case_feeds
 
-OURS = {"sinks", "alibi_slopes"}
+OURS = {"sinks", "alibi_slopes", "mean_without_keys"}
 
 
 def is_standard(case: NodeCase) -> bool:
-    """Whether onnx's reference takes the case: no tensors of ours, and not what it cannot do.
+    """Whether onnx's reference takes the case: no tensors or attributes of ours, and not what it cannot do.
 
     It fails on empty Q, K or V, and takes a last dimension of 1 for a mask that is too short, and pads it.
     """
     empty = any(0 in case.inputs[name][1] for name in "QKV")
     mask_length = case.inputs.get("attn_mask", ("", [0]))[1][-1]
-    return not OURS & set(case.inputs) and not empty and mask_length != 1
+    return not OURS & {*case.inputs, *case.attributes} and not empty and mask_length != 1
 
 
 STANDARD = [case for case in ACCEPTED if is_standard(case)]
@@ -68,3 +68,16 @@ def test_row_without_keys_is_zero_and_its_lse_minus_infinity() -> None:
     outputs = one_row(attn_mask=np.zeros((1, 4), bool), sinks=np.zeros(1, np.float32))
     assert outputs["Y"].item() == 0
     assert outputs["lse"].item() == -np.inf
+
+
+def test_row_without_keys_may_be_the_mean_of_v() -> None:
+    outputs = one_row(attn_mask=np.zeros((1, 4), bool), mean_without_keys=1)
+    assert outputs["Y"].item() == 2.5
+    assert outputs["lse"].item() == -np.inf
+
+
+def test_mean_of_v_leaves_padding_out() -> None:
+    window = {"left_window_size": 0, "attn_mask": np.array([[True, False, True, True]])}
+    outputs = one_row(nonpad_kv_seqlen=np.array([2]), mean_without_keys=1, **window)
+    assert outputs["Y"].item() == 1.5
+    assert one_row(nonpad_kv_seqlen=np.array([0]), mean_without_keys=1)["Y"].item() == 0

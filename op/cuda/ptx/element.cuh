@@ -36,4 +36,8 @@ __device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(
 __device__ inline float to_float(float value) { return value; }
 __device__ inline double to_float(double value) { return value; }
 
+// What elements are summed in.
+template <typename T>
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
 }  // namespace flashonnx::cuda

@@ -123,6 +123,7 @@ Case random_case(unsigned seed) {
   }
   c.sinks = random.chance(0.15);
   if (random.chance(0.15)) c.alibi_rank = static_cast<int>(random.between(1, 2));
+  c.mean_without_keys = random.chance(0.3);
   return c;
 }
 
@@ -134,7 +135,8 @@ std::string to_string(const Case& c) {
        << c.v_head_size << ", rank " << (c.rank3 ? 3 : 4) << ", causal " << c.is_causal << ", window "
        << c.left_window_size << " " << c.right_window_size << ", softcap " << c.softcap << ", scale " << c.scale
        << ", mask " << static_cast<int>(c.mask) << " " << flashonnx::to_string(c.mask_dims) << ", nonpad " << c.nonpad
-       << ", sinks " << c.sinks << ", alibi " << c.alibi_rank << ", present " << c.present;
+       << ", sinks " << c.sinks << ", alibi " << c.alibi_rank << ", present " << c.present << ", mean "
+       << c.mean_without_keys;
   return text.str();
 }
 
@@ -168,6 +170,7 @@ Instance::Instance(const Case& c) : case_(c) {
   attributes.left_window_size = c.left_window_size;
   attributes.right_window_size = c.right_window_size;
   attributes.softcap = c.softcap;
+  attributes.mean_without_keys = c.mean_without_keys;
   if (c.scale != 0) attributes.scale = c.scale;
   if (c.rank3) attributes.q_num_heads = c.q_num_heads;
   if (c.rank3) attributes.kv_num_heads = c.kv_num_heads;

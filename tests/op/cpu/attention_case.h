@@ -27,7 +27,7 @@ struct Case {
   MaskKind mask = MaskKind::kNone;
   std::vector<int64_t> mask_dims;
   bool mask_in_blocks = false;
-  bool nonpad = false, sinks = false, present = false;
+  bool nonpad = false, sinks = false, present = false, mean_without_keys = false;
   int alibi_rank = 0;  // 0: none
   unsigned seed = 1;
 };

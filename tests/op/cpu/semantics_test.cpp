@@ -47,15 +47,25 @@ class Semantics : public ::testing::TestWithParam<std::tuple<std::string, int>> 
 
   // Row i is the mean of these values, and its lse the log of their number.
   void expect_mean(int i, std::vector<float> values) {
-    float sum = 0;
-    for (const float value : values) sum += value;
     const auto count = static_cast<float>(values.size());
-    EXPECT_NEAR(y_[i], values.empty() ? 0.0f : sum / count, 1e-6) << "row " << i;
+    EXPECT_NEAR(y_[i], mean(values), 1e-6) << "row " << i;
     if (values.empty()) {
       EXPECT_EQ(lse_[i], -kInf) << "row " << i;
     } else {
       EXPECT_NEAR(lse_[i], std::log(count), 1e-6) << "row " << i;
     }
+  }
+
+  // Row i has no key, and is the mean of these values.
+  void expect_mean_without_keys(int i, const std::vector<float>& values) {
+    EXPECT_NEAR(y_[i], mean(values), 1e-6) << "row " << i;
+    EXPECT_EQ(lse_[i], -kInf) << "row " << i;
+  }
+
+  static float mean(const std::vector<float>& values) {
+    float sum = 0;
+    for (const float value : values) sum += value;
+    return values.empty() ? 0.0f : sum / static_cast<float>(values.size());
   }
 
   Problem p_;
@@ -217,6 +227,50 @@ TEST_P(Semantics, SoftcapComesBeforeTheMask) {
   run();
   const float share = 1 / (1 + std::exp(-5.0f));
   for (int i = 0; i < kRows; ++i) EXPECT_NEAR(y_[i], 4 * share + 2 * (1 - share), 1e-5);
+}
+
+TEST_P(Semantics, MeanWithoutKeysIsOverEveryKey) {
+  const bool mask[] = {false, false, false, false, true, false, true, false, false, false, false, false};
+  mask_with(mask, DType::kBool, kKeys);
+  p_.mean_without_keys = true;
+  p_.past_sequence_length = p_.kv_sequence_length = 2;
+  p_.past_key = {k_, 2, 2, 1};
+  p_.past_value = {v_, 2, 2, 1};
+  p_.k.data = k_ + 2;
+  p_.v.data = v_ + 2;
+  run();
+  expect_mean_without_keys(0, {1, 2, 4, 8});
+  expect_mean(1, {1, 4});
+  expect_mean_without_keys(2, {1, 2, 4, 8});
+}
+
+TEST_P(Semantics, MeanWithoutKeysNeedsNoLse) {
+  const bool mask[] = {false, false, false, false};
+  mask_with(mask, DType::kBool, 0);
+  p_.mean_without_keys = true;
+  p_.lse = nullptr;
+  run();
+  for (const float y : y_) EXPECT_NEAR(y, 3.75f, 1e-6);
+}
+
+TEST_P(Semantics, MeanWithoutKeysLeavesPaddingOut) {
+  const int64_t nonpad = 2;
+  p_.nonpad_kv_seqlen = &nonpad;
+  p_.is_causal = true;
+  p_.mean_without_keys = true;
+  v_[2] = v_[3] = kNaN;
+  run();
+  expect_mean_without_keys(0, {1, 2});
+  expect_mean(1, {1});
+  expect_mean(2, {1, 2});
+}
+
+TEST_P(Semantics, MeanWithoutKeysOfNoKeysIsZero) {
+  const int64_t nonpad = 0;
+  p_.nonpad_kv_seqlen = &nonpad;
+  p_.mean_without_keys = true;
+  run();
+  for (int i = 0; i < kRows; ++i) expect_mean(i, {});
 }
 
 TEST_P(Semantics, SinkTakesItsShareAndNoMore) {

@@ -42,6 +42,7 @@ def nodes(draw: st.DrawFn) -> tuple[str, dict[str, np.ndarray], dict[str, Any], 
         "left_window_size": draw(st.sampled_from([-1, -1, 0, 5, 30, WIDEST])),
         "right_window_size": draw(st.sampled_from([-1, -1, 0, 7, WIDEST])),
         "softcap": draw(st.sampled_from([0.0, 0.0, 3.0])),
+        "mean_without_keys": draw(st.integers(0, 1)),
     }
     outputs = ["Y", "lse"]
     cache = draw(st.sampled_from(["none", "past", "nonpad"]))
