@@ -2,8 +2,8 @@
 
 Where keys are excluded by a finite number, a row that loses them all is still the softmax of something: of the scores
 as they were (x - 1e4), or of equal numbers (a Where, or -3.4e38, which drowns x), which gives the mean of V. The op
-gives 0 where its mask is bool, or a band. Such rows may come up at sizes and with data that nobody has looked at: all
-here follows from how the masks are put together, nothing from samples.
+gives 0 where its mask is bool, or a band, and with mean_without_keys that mean. Such rows may come up at sizes and with
+data that nobody has looked at: all here follows from how the masks are put together, nothing from samples.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from flashonnx.fusion.band import UNBOUNDED, Band
+from flashonnx.fusion.band import Band
 from flashonnx.fusion.facts import Refusal
 from flashonnx.fusion.mask_terms import DROWNS, Meaning, Term, joined
-from flashonnx.fusion.mean_rows import can_restore
 
 # Logits that are apart by more than this have weights of 1 and 0 beside each other: exp(-100) of fp32 is 0.
 _APART = 100.0
@@ -25,11 +24,10 @@ _APART = 100.0
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Of the attention: the band that its node has by itself, its type, and how many queries and keys there may be."""
+    """Of the attention: the band that its node has by itself, its type, and whether queries may outnumber keys."""
 
     own: Band
     dtype: ir.DataType
-    lengths_differ: bool
     more_rows: bool
 
 
@@ -37,16 +35,12 @@ def with_dead_rows(terms: list[Term], around: Surroundings) -> Meaning:
     """The cheapest way under which a row without any key comes out as in the file. Raises Refusal if there is none."""
     if not _may_exist(terms, around):
         return joined(terms, around.own)
-    are_mean = _are_mean(terms, around)
-    if are_mean and _can_be_told_from_padding(terms, around):
-        return joined(terms, around.own, mean_rows=True)
+    if _are_mean(terms, around):
+        return joined(terms, around.own, mean_without_keys=True)
     numbers = _as_numbers(terms, around.dtype)
     if numbers is not None:
         widened = around.dtype == ir.DataType.FLOAT16 and _is_lost_beside_numbers(numbers)
         return joined(numbers, around.own, widened=widened)
-    if are_mean and not any(term.varies_by_head for term in terms if not term.is_added):
-        masks = [term.kept_whole() if term.band.bounded else term for term in terms]
-        return joined(masks, around.own, mean_rows=True)
     raise Refusal("a row without any allowed key would not come out as in the file")
 
 
@@ -78,16 +72,6 @@ def _are_mean(terms: list[Term], around: Surroundings) -> bool:
         return True
     replaces_last = terms[: len(masks)] == masks
     return replaces_last and all(term.replaces for term in masks) and len({term.fill for term in masks}) == 1
-
-
-def _can_be_told_from_padding(terms: list[Term], around: Surroundings) -> bool:
-    """Whether band and padding can be given to the op apart, and the mean put back afterwards."""
-    if any(term.whole for term in terms) or not any(term.padding for term in terms) or around.more_rows:
-        return False
-    band: Band | None = UNBOUNDED
-    for term in terms:
-        band = band.intersect(term.band) if band is not None else None
-    return band is not None and band.bounded and can_restore(band, around.lengths_differ)
 
 
 def _as_numbers(terms: list[Term], dtype: ir.DataType) -> list[Term] | None:

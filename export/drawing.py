@@ -123,6 +123,8 @@ def _attributes(node: ir.Node) -> str:
     for name in ("left_window_size", "right_window_size", "softcap"):
         if name in known:
             words.append(f"{name.removesuffix('_size').replace('_', ' ')} {known[name]:g}")
+    if known.get("mean_without_keys"):
+        words.append("mean without keys")
     if "q_num_heads" in known:
         words.append(f"{known['q_num_heads']} heads")
     return ", ".join(words)

@@ -18,9 +18,8 @@ from flashonnx.fusion.axes import Axis, View, resolve
 from flashonnx.fusion.emit import Emitter, layout_cost
 from flashonnx.fusion.facts import Facts, Refusal
 from flashonnx.fusion.layouts import Layout, cheapest, choose_layout
-from flashonnx.fusion.mask_input import emit_allowed, emit_mask, op_dtype
+from flashonnx.fusion.mask_input import emit_mask, op_dtype
 from flashonnx.fusion.mask_terms import Meaning
-from flashonnx.fusion.mean_rows import with_mean_rows
 from flashonnx.fusion.operand import Place, walk_operand
 from flashonnx.fusion.portable import Form
 
@@ -45,15 +44,10 @@ def lower(attention: Attention, meaning: Meaning, emitter: Emitter) -> Lowered:
     attributes = _attributes(attention, meaning, layout, emitter.facts)
     presents = _presents(attention)
     packed_present = None if attention.cache is None else attention.cache.packed_present
-    needs_presents = bool(presents) or packed_present is not None or (meaning.mean_rows and attention.has_past)
+    needs_presents = bool(presents) or packed_present is not None
     outputs = contract.OUTPUT_INDEX["present_value"] + 1 if needs_presents else 1
     node = emitter.node(contract.OP_TYPE, inputs, attributes, outputs, contract.DOMAIN)
     result = node.outputs[0]
-    if meaning.mean_rows:
-        query = node.inputs[contract.INPUT_INDEX["Q"]]
-        assert query is not None
-        allowed = emit_allowed(attention, meaning, query, emitter)
-        result = with_mean_rows(node, allowed, layout, attention, meaning.band, emitter)
     if meaning.widened:
         result = emitter.op("Cast", result, to=int(emitter.facts.dtype(attention.y[0].value)))
     axes = attention.y_axes(layout.rank)
@@ -144,6 +138,8 @@ def _taken(place: Place, axes: tuple[Axis, ...], dtype: ir.DataType, emitter: Em
 
 def _attributes(attention: Attention, meaning: Meaning, layout: Layout, facts: Facts) -> dict[str, Any]:
     attributes: dict[str, Any] = {"scale": attention.scale * layout.q.scale * layout.k.scale}
+    if meaning.mean_without_keys:
+        attributes["mean_without_keys"] = 1
     band = meaning.band
     if band.right == 0:
         attributes["is_causal"] = 1

@@ -32,16 +32,15 @@ class MaskReader:
         """Raises Refusal where a row without any allowed key would not come out as in the file."""
         terms = [self._term(term, attention.mask_axes()) for term in attention.masks]
         terms = [term for term in terms if term.is_masking or term.band.bounded]
-        lengths_differ = attention.lengths_differ(self.facts)
         own = Band(attention.left, 0 if attention.causal else attention.right, from_end=attention.has_past)
-        if attention.nonpad_kv_seqlen is not None or (attention.has_past and lengths_differ):
+        if attention.nonpad_kv_seqlen is not None or (attention.has_past and attention.lengths_differ(self.facts)):
             # The op counts its band from the past, or by the entry's length: only a band that counts so may join it.
             terms = [_agreeing(term, attention, own) for term in terms]
         if attention.sink is not None:  # then a row without keys is 0 however they are excluded
             return joined(terms, own)
         dtype = self.facts.dtype(attention.y[0].value)
-        around = Surroundings(own, dtype, lengths_differ, attention.may_have_more_rows_than_keys(self.facts))
-        return with_dead_rows(terms, around)
+        more_rows = attention.may_have_more_rows_than_keys(self.facts)
+        return with_dead_rows(terms, Surroundings(own, dtype, more_rows))
 
     def _term(self, term: MaskTerm, axes: tuple[Axis, ...]) -> Term:
         layout = tuple(tuple(_place(atom, axes) for atom in axis) for axis in term.view.axes)
@@ -72,7 +71,7 @@ def _read_term(sampler: Sampler) -> Term:
     if len(fills) > 1:
         return _not_understood(sampler)
     fill = fills.pop() if fills else -np.inf
-    whole = Term(term, fill, whole=True, varies_by_head=any(sample.allowed.shape[1] > 1 for sample in samples))
+    whole = Term(term, fill, whole=True)
     sampled = band_of(sampler.any_row(samples))
     if sampled is None:
         return whole

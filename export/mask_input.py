@@ -20,16 +20,16 @@ def op_dtype(attention: Attention, meaning: Meaning, facts: Facts) -> ir.DataTyp
 def emit_mask(attention: Attention, meaning: Meaning, query: ir.Value, emitter: Emitter) -> ir.Value | None:
     """One attn_mask of all terms: bool where they only exclude, in Q's type where something is added."""
     if meaning.is_bool:
-        return emit_allowed(attention, meaning, query, emitter)
+        return _allowed(meaning, attention, query, emitter)
     terms = [term for term in meaning.terms if term.is_masking]
     return _added(terms, op_dtype(attention, meaning, emitter.facts), attention, query, emitter)
 
 
-def emit_allowed(attention: Attention, meaning: Meaning, query: ir.Value, emitter: Emitter) -> ir.Value | None:
-    """The keys that all terms allow, in the axes of attn_mask; what is only added to scores is no part of it."""
+def _allowed(meaning: Meaning, attention: Attention, query: ir.Value, emitter: Emitter) -> ir.Value | None:
+    """The keys that all terms allow."""
     allowed = None
     for term in meaning.terms:
-        if term.is_masking and not term.is_added:
+        if term.is_masking:
             keep = _keep(term, attention, query, emitter)
             allowed = keep if allowed is None else emitter.op("And", allowed, keep)
     return allowed

@@ -35,7 +35,6 @@ class Term:
     band: Band = UNBOUNDED
     padding: Padding | None = None
     whole: bool = False
-    varies_by_head: bool = False
     is_bias: bool = False
     is_moderate: bool = False
 
@@ -66,13 +65,13 @@ class Term:
 class Meaning:
     """All masks of one attention together, the one nearest to the softmax first.
 
-    mean_rows: in the file a row without any allowed key is the mean of V over all keys; the op would make it 0.
+    mean_without_keys: a row without any allowed key is the mean of V over all keys, not 0.
     alibi_slopes: one for each head, or none at all; see alibi.py. widened: half precision cannot say it, float32 can.
     """
 
     terms: tuple[Term, ...] = ()
     band: Band = UNBOUNDED
-    mean_rows: bool = False
+    mean_without_keys: bool = False
     alibi_slopes: tuple[float, ...] = ()
     widened: bool = False
 
@@ -97,17 +96,17 @@ class Meaning:
         return " + ".join(words) or "none"
 
 
-def joined(terms: list[Term], own: Band, *, mean_rows: bool = False, widened: bool = False) -> Meaning:
+def joined(terms: list[Term], own: Band, *, mean_without_keys: bool = False, widened: bool = False) -> Meaning:
     """Bands become the op's attributes, as far as they count from the same end. own: the node's own band.
 
-    mean_rows, widened: see Meaning. The op may make 0 of mean_rows, so that all terms may exclude keys outright.
+    mean_without_keys, widened: see Meaning. With the former all terms may exclude keys outright.
     """
     band = own
-    kept = [replace(term, fill=-np.inf) if mean_rows and term.finite else term for term in terms]
+    kept = [replace(term, fill=-np.inf) if mean_without_keys and term.finite else term for term in terms]
     for position, term in enumerate(kept):
         both = band.intersect(term.band)
         if both is None:
             kept[position] = term.kept_whole()
         else:
             band = both
-    return Meaning(tuple(kept), band, mean_rows, widened=widened)
+    return Meaning(tuple(kept), band, mean_without_keys, widened=widened)

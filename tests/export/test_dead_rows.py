@@ -100,13 +100,28 @@ def both(*changes: Mask) -> Mask:
 SIZES = ((6, 6), (5, 9), (70, 70), (9, 5), (100, 12))
 
 
-def test_rows_before_the_first_key_are_set_by_operators_that_are_fast_in_tensorrt() -> None:
-    """It runs CumSum and Scan key after key, and joins a ReduceMean to the Where in a kernel slower than attention."""
-    graph = attention(on_scores=both(replaced(causal, LOWEST), replaced(row_padding, LOWEST)))
+def takes_the_mean(graph: Graph) -> bool:
+    (node,) = (node for node in fuse(graph.model()).model.graph.node if node.op_type == "FlashAttention")
+    return any(attribute.name == "mean_without_keys" and attribute.i == 1 for attribute in node.attribute)
+
+
+@pytest.mark.parametrize("masks", [(causal, row_padding), (row_padding,), (stored_column, causal)])
+def test_a_finite_number_makes_the_mean_of_v_the_ops_own_matter(masks: tuple[Mask, ...]) -> None:
+    graph = attention(on_scores=both(*(replaced(mask, LOWEST) for mask in masks)))
+    assert check(graph, (5, 5), (70, 70)).fused
+    assert takes_the_mean(graph)
+
+
+def test_infinity_leaves_rows_without_a_key_at_zero() -> None:
+    graph = attention(on_scores=both(replaced(causal, -np.inf), replaced(row_padding, -np.inf)))
     assert check(graph, (5, 5), (70, 70)).mask == "causal + padding"
-    operators = {node.op_type for node in fuse(graph.model()).model.graph.node}
-    assert {"FlashAttention", "Where"} <= operators
-    assert not operators & {"CumSum", "Loop", "ReduceMean", "Scan"}
+    assert not takes_the_mean(graph)
+
+
+def test_causal_alone_leaves_no_row_without_a_key() -> None:
+    graph = attention(on_scores=replaced(causal, LOWEST))
+    assert check(graph, (5, 5), (70, 70)).mask == "causal"
+    assert not takes_the_mean(graph)
 
 
 def test_stored_rows_without_keys_beside_a_causal_mask() -> None:

@@ -56,12 +56,13 @@ def not_causal(attention: Attention, meaning: Meaning) -> tuple[Attention, Meani
 
 
 def not_padded(attention: Attention, meaning: Meaning) -> tuple[Attention, Meaning]:
-    return attention, replace(meaning, terms=(), mean_rows=False)
+    return attention, replace(meaning, terms=(), mean_without_keys=False)
 
 
-def without_mean_rows(attention: Attention, meaning: Meaning) -> tuple[Attention, Meaning]:
+def zero_without_keys(attention: Attention, meaning: Meaning) -> tuple[Attention, Meaning]:
     """Wrong in rows without a key only, which left padding and a row that is masked altogether have."""
-    return attention, replace(meaning, mean_rows=False, terms=tuple(replace(t, fill=-np.inf) for t in meaning.terms))
+    terms = tuple(replace(term, fill=-np.inf) for term in meaning.terms)
+    return attention, replace(meaning, mean_without_keys=False, terms=terms)
 
 
 def softcapped(attention: Attention, meaning: Meaning) -> tuple[Attention, Meaning]:
@@ -84,7 +85,7 @@ def assert_as_it_was(result: FuseResult) -> None:
     assert not result.model.functions
 
 
-@pytest.mark.parametrize("misread", [scaled, not_causal, not_padded, without_mean_rows, softcapped])
+@pytest.mark.parametrize("misread", [scaled, not_causal, not_padded, zero_without_keys, softcapped])
 def test_a_site_that_differs_is_refused(misread: Misread, monkeypatch: pytest.MonkeyPatch) -> None:
     result = fuse_misread(misread, monkeypatch, masked)
     assert not result.report.fused
@@ -109,7 +110,7 @@ def test_a_float_mask_excludes_keys_when_verified(monkeypatch: pytest.MonkeyPatc
     assert "verification: the fused output differs by" in result.report.sites[0].reason
 
 
-@pytest.mark.parametrize("misread", [scaled, not_causal, without_mean_rows])
+@pytest.mark.parametrize("misread", [scaled, not_causal, zero_without_keys])
 def test_the_whole_model_is_compared_too(misread: Misread, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no site's comparison had seen it."""
     monkeypatch.setattr(Verifier, "verify", lambda *_: 0.0)

@@ -34,21 +34,16 @@ def _pack(node: ir.Node, graph: ir.Graph) -> bool:
     if len(set(parts)) != 3 or len(heads) != 2 or _has_cache(node):
         return False
     source = _Split.of(parts) or _Products.of(parts)
-    means = _readers(parts[2], but=node)
     if (
         source is None
         or not _are_of_one_size(source.columns, *heads)
-        or any(_readers(value, but=node) for value in parts[:2])
-        or not all(reader.op_type == "MatMul" and reader.inputs[1] is parts[2] for reader in means)
-        or any(value.is_graph_output() for value in parts)
+        or any(len(value.uses()) > 1 or value.is_graph_output() for value in parts)
     ):
         return False
     packed = source.packed(node.name or "attention", graph)
     for name, value in zip(_PACKED, (packed, None, None), strict=True):
         node.replace_input_with(contract.INPUT_INDEX[name], value)
     node.attributes[contract.PACKED_QKV] = ir.AttrInt64(contract.PACKED_QKV, 1)
-    for mean in means:
-        _take_last_columns(mean, packed, source.columns, graph)
     return True
 
 
@@ -139,17 +134,6 @@ def _are_of_one_size(columns: Sequence[int], q_num_heads: int, kv_num_heads: int
     return k == v and q * kv_num_heads == k * q_num_heads
 
 
-def _take_last_columns(mean: ir.Node, packed: ir.Value, columns: Sequence[int], graph: ir.Graph) -> None:
-    """Lets weights·V be a part of weights·packed, so that V is not copied for it."""
-    whole = ir.Node("", "MatMul", [mean.inputs[0], packed], name=f"{mean.name}_packed")
-    bounds = {"start": sum(columns[:2]), "end": sum(columns), "axis": 2}
-    last = ir.Node("", "Slice", [whole.outputs[0]], name=f"{mean.name}_last")
-    last.resize_inputs(1 + len(bounds))
-    for index, (name, number) in enumerate(bounds.items(), start=1):
-        last.replace_input_with(index, _add_weight(f"{mean.name}_{name}", graph, np.array([number])))
-    ir.convenience.replace_nodes_and_values(graph, mean, [mean], [whole, last], mean.outputs, last.outputs)
-
-
 def _append(name: str, graph: ir.Graph, op_type: str, value: ir.Value, constant: np.ndarray) -> ir.Value:
     """A node of the value and a new weight, as soon as the value is there."""
     node = ir.Node("", op_type, [value, _add_weight(f"{name}_weight", graph, constant)], name=name)
@@ -173,10 +157,6 @@ def _constant(value: ir.Value | None) -> np.ndarray | None:
     if value is None or not value.is_initializer() or value.const_value is None:
         return None
     return value.const_value.numpy()
-
-
-def _readers(value: ir.Value, *, but: ir.Node) -> list[ir.Node]:
-    return [use.node for use in value.uses() if use.node is not but]
 
 
 def _input(node: ir.Node, name: str) -> ir.Value | None:

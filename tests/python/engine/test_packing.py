@@ -110,18 +110,6 @@ def test_packed_is_the_same_model(source: Callable[[], tuple[list[onnx.NodeProto
     np.testing.assert_allclose(run(unpacked(result))[0], run(original)[0], rtol=1e-5, atol=1e-5)
 
 
-def test_the_mean_of_v_is_taken_of_the_same_tensor() -> None:
-    """For rows without a key (flashonnx.fusion.mean_rows)."""
-    nodes, weights = split()
-    weights["mean"] = np.full((1, 1, 9), 1 / 9, np.float32)
-    original = model([*nodes, attention(), node("MatMul", ["mean", "v"], "mean_v")], weights, ("y", "mean_v"))
-    result = packed(original)
-    assert result is not None
-    assert "Split" not in [made.op_type for made in result.graph.node]
-    for found, expected in zip(run(unpacked(result)), run(original), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
 def refused() -> dict[str, onnx.ModelProto]:
     nodes, weights = products("")
     other = model([*nodes, attention()], weights)
