@@ -15,7 +15,7 @@ int64_t take(int64_t size, int64_t* end) {
 }
 
 int64_t scratch_bytes(const Problem& problem, Kernel kernel, int splits) {
-  if (kernel == Kernel::kSm90) return sizeof(int);  // the tile counter
+  if (kernel == Kernel::kSm90) return uniform_keys(problem) ? 0 : sizeof(int);  // the tile counter
   if (kernel != Kernel::kSplit || splits == 1) return 0;
   const int64_t rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
   return splits * rows * partial_row_bytes(problem);

@@ -114,15 +114,25 @@ Problem masked(DType dtype, int64_t row_stride) {
   return problem;
 }
 
-int64_t bytes_for_mask(const Problem& problem, int compute_capability = 90) {
+Device known(int compute_capability) {
   Device device;
-  device.compute_capability = compute_capability;
-  device.multiprocessors = 132;
-  device.shared_memory_bytes = 227 << 10;
+  EXPECT_TRUE(known_device(compute_capability, &device).ok());
+  return device;
+}
+
+int64_t bytes_for_mask(const Problem& problem, int compute_capability = 90) {
+  const Device device = known(compute_capability);
   return plan(problem, device).workspace_bytes - plain_workspace_bytes(problem, device);
 }
 
 int64_t whole_256(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+TEST(Workspace, HoldsACounterWhereTilesAreDrawn) {
+  Problem problem = masked(DType::kFloat16, 200);
+  EXPECT_EQ(plain_workspace_bytes(problem, known(90)), 0);
+  problem.is_causal = true;
+  EXPECT_EQ(plain_workspace_bytes(problem, known(90)), whole_256(sizeof(int)));
+}
 
 TEST(Workspace, HoldsACopyOfAMaskThatTheCopyEngineCannotRead) {
   EXPECT_EQ(bytes_for_mask(masked(DType::kFloat16, 200)), 0);
