@@ -21,9 +21,9 @@ bool has(const Node& node, int input) { return node.inputs[static_cast<size_t>(i
 
 const TensorDesc& desc(const Node& node, int input) { return *node.inputs[static_cast<size_t>(input)]; }
 
-std::string quoted(const char* kind, const char* name) { return std::string(kind) + " '" + name + "'"; }
-
-std::string input_name(int input) { return quoted("input", kInputs[input].name); }
+Subject the_input(int input) { return {"input", kInputs[input].name}; }
+Subject the_output(int output) { return {"output", kOutputs[output].name}; }
+Subject the_attribute(const AttributeRule& rule) { return {"attribute", rule.name}; }
 
 const char* name_of(DType type) {
   switch (type) {
@@ -48,25 +48,26 @@ const char* name_of(DType type) {
 Status check_presence(const Node& node) {
   for (int i = 0; i < contract::kNumInputs; ++i) {
     const TensorRule& rule = kInputs[i];
-    if (!rule.optional && !has(node, i)) return Status::error(input_name(i) + " is missing");
+    if (!rule.optional && !has(node, i)) return Status::error(to_string(the_input(i)) + " is missing");
     if (rule.with >= 0 && has(node, i) && !has(node, rule.with)) {
-      return Status::error(input_name(i) + " is given without " + input_name(rule.with) + "; give both or neither");
+      return Status::error(to_string(the_input(i)) + " is given without " + to_string(the_input(rule.with)) +
+                           "; give both or neither");
     }
   }
   for (int i = 0; i < contract::kNumOutputs; ++i) {
     const TensorRule& rule = kOutputs[i];
     const auto asked = [&](int output) { return node.outputs[static_cast<size_t>(output)]; };
     if (rule.with >= 0 && asked(i) && !asked(rule.with)) {
-      return Status::error(quoted("output", rule.name) + " is asked for without " +
-                           quoted("output", kOutputs[rule.with].name) + "; ask for both or neither");
+      return Status::error(to_string(the_output(i)) + " is asked for without " + to_string(the_output(rule.with)) +
+                           "; ask for both or neither");
     }
   }
   for (const contract::Exclusion& rule : kExclusions) {
     if (!has(node, rule.input)) continue;
     const auto other = static_cast<size_t>(rule.other);
     if (rule.other_is_output ? node.outputs[other] : node.inputs[other].has_value()) {
-      return Status::error(input_name(rule.input) + " and " +
-                           (rule.other_is_output ? quoted("output", kOutputs[other].name) : input_name(rule.other)) +
+      const Subject excluded = rule.other_is_output ? the_output(rule.other) : the_input(rule.other);
+      return Status::error(to_string(the_input(rule.input)) + " and " + to_string(excluded) +
                            " exclude each other; use one of them");
     }
   }
@@ -104,10 +105,11 @@ Status check_dtypes(const Node& node) {
     const TypeRule& rule = kTypes[kInputs[i].type];
     if (type == DType::kUndefined) continue;
     if (!is_allowed(rule, type) && !(rule.or_t && (type == t || t == DType::kUndefined))) {
-      return Status::error(input_name(i) + " is " + name_of(type) + "; allowed: " + allowed_types(rule, t));
+      return Status::error(to_string(the_input(i)) + " is " + name_of(type) + "; allowed: " + allowed_types(rule, t));
     }
     if (kInputs[i].type == contract::Type::kT && type != t) {
-      return Status::error(input_name(i) + " is " + name_of(type) + "; allowed: " + name_of(t) + ", that of Q");
+      return Status::error(to_string(the_input(i)) + " is " + name_of(type) + "; allowed: " + name_of(t) +
+                           ", that of Q");
     }
   }
   return {};
@@ -121,7 +123,7 @@ std::string number(double value) {
 }
 
 Status attribute_error(const AttributeRule& rule, double value, const std::string& allowed) {
-  return Status::error(quoted("attribute", rule.name) + " is " + number(value) + "; allowed: " + allowed);
+  return Status::error(to_string(the_attribute(rule)) + " is " + number(value) + "; allowed: " + allowed);
 }
 
 Status check_attribute(const AttributeRule& rule, double value) {
@@ -140,7 +142,7 @@ Status check_with_rank(const Node& node, const AttributeRule& rule, bool given) 
   if (rule.with_rank == 0 || !desc(node, contract::Input::kQ).has_shape) return {};
   const int rank = static_cast<int>(desc(node, contract::Input::kQ).dims.size());
   if (given == (rank == rule.with_rank)) return {};
-  return Status::error(quoted("attribute", rule.name) + (given ? " is given" : " is missing") + ", and Q has rank " +
+  return Status::error(to_string(the_attribute(rule)) + (given ? " is given" : " is missing") + ", and Q has rank " +
                        std::to_string(rank) + "; allowed: given with rank " + std::to_string(rule.with_rank) +
                        ", absent with any other");
 }
@@ -164,7 +166,7 @@ Status read_attributes(const Node& node, Sizes* sizes) {
     status = check_with_rank(node, rule, value.has_value());
     if (status.ok() && value) status = check_attribute(rule, static_cast<double>(*value));
     if (!status.ok() || !value || rule.size < 0) return;
-    status = sizes->set(rule.size, static_cast<int64_t>(*value), quoted("attribute", rule.name));
+    status = sizes->set(rule.size, static_cast<int64_t>(*value), the_attribute(rule));
   });
   return status;
 }
@@ -197,10 +199,10 @@ Status read_shape(const Node& node, int input, Sizes* sizes) {
   Status status = check_rank(node, input);
   if (status.ok()) {
     status = rule.broadcast ? sizes->check_broadcast(rule.shapes[0], shape)
-                            : sizes->read(*shape_rule(rule, shape.size()), shape, input_name(input));
+                            : sizes->read(*shape_rule(rule, shape.size()), shape, the_input(input));
   }
   if (status.ok()) return status;
-  return Status::error(input_name(input) + " has shape " + to_string(shape) + "; " + status.message());
+  return Status::error(to_string(the_input(input)) + " has shape " + to_string(shape) + "; " + status.message());
 }
 
 // Broadcast tensors come last: they say nothing of sizes and need them all.
@@ -213,7 +215,7 @@ Status read_shapes(const Node& node, Sizes* sizes) {
     }
     if (broadcast) break;
     if (!has(node, contract::Input::kPastKey)) {
-      Status status = sizes->set(Size::kPastSequenceLength, 0, "absence of past_key");
+      Status status = sizes->set(Size::kPastSequenceLength, 0, {"absence of past_key"});
       if (!status.ok()) return status;
     }
   }

@@ -19,12 +19,13 @@ constexpr int64_t kMaxElements = int64_t{1} << 59;
 const TensorDesc& desc(const Node& node, int input) { return *node.inputs[static_cast<size_t>(input)]; }
 
 // Empty dimensions count as one: strides are products of the others.
-Status check_elements(const std::string& what, const Shape& shape) {
+Status check_elements(const Subject& what, const Shape& shape) {
   int64_t elements = 1;
   for (const int64_t dim : shape) {
-    if (dim < 0) return Status::error(what + " has shape " + to_string(shape) + "; every dimension must be known");
+    if (dim < 0)
+      return Status::error(to_string(what) + " has shape " + to_string(shape) + "; every dimension must be known");
     if (dim > 1 && elements > kMaxElements / dim) {
-      return Status::error(what + " has shape " + to_string(shape) + "; allowed: at most 2^59 elements");
+      return Status::error(to_string(what) + " has shape " + to_string(shape) + "; allowed: at most 2^59 elements");
     }
     elements *= dim > 1 ? dim : 1;
   }
@@ -35,16 +36,15 @@ Status check_known(const Node& node, const Sizes& sizes) {
   for (int i = 0; i < contract::kNumInputs; ++i) {
     if (!node.inputs[static_cast<size_t>(i)]) continue;
     const TensorDesc& tensor = desc(node, i);
-    const std::string what = std::string("input '") + kInputs[i].name + "'";
-    if (tensor.dtype == DType::kUndefined) return Status::error(what + " has no known element type");
-    if (!tensor.has_shape) return Status::error(what + " has no known shape");
+    const Subject what = {"input", kInputs[i].name};
+    if (tensor.dtype == DType::kUndefined) return Status::error(to_string(what) + " has no known element type");
+    if (!tensor.has_shape) return Status::error(to_string(what) + " has no known shape");
     Status status = check_elements(what, tensor.dims);
     if (!status.ok()) return status;
   }
   for (int i = 0; i < contract::kNumOutputs; ++i) {
     if (!node.outputs[static_cast<size_t>(i)]) continue;
-    const std::string what = std::string("output '") + kOutputs[i].name + "'";
-    Status status = check_elements(what, infer_output(node, sizes, i).dims);
+    Status status = check_elements({"output", kOutputs[i].name}, infer_output(node, sizes, i).dims);
     if (!status.ok()) return status;
   }
   return {};
@@ -149,7 +149,7 @@ void set_data(const TensorData& data, Problem* problem) {
 Shape output_dims(const Problem& problem, int index, int q_rank) {
   Sizes sizes;
   // A Problem's sizes were checked when it was made, so none of these can fail.
-  const auto set = [&sizes](int size, int64_t value) { (void)sizes.set(size, value, ""); };
+  const auto set = [&sizes](int size, int64_t value) { (void)sizes.set(size, value, {}); };
   set(Size::kBatchSize, problem.batch_size);
   set(Size::kQNumHeads, problem.q_num_heads);
   set(Size::kKvNumHeads, problem.kv_num_heads);

@@ -38,7 +38,12 @@ std::string to_string(const contract::TensorRule& rule) {
   return text;
 }
 
-Status Sizes::set(int size, int64_t value, const std::string& source) {
+std::string to_string(const Subject& subject) {
+  const std::string kind = subject.kind;
+  return *subject.name == '\0' ? kind : kind + " '" + subject.name + "'";
+}
+
+Status Sizes::set(int size, int64_t value, const Subject& source) {
   const SizeRule& rule = kSizes[size];
   Entry& entry = entries_[static_cast<size_t>(size)];
   if (!is_known(value)) {
@@ -51,13 +56,13 @@ Status Sizes::set(int size, int64_t value, const std::string& source) {
   }
   if (is_known(entry.value) && entry.value != value) {
     return Status::error(std::string(rule.name) + " is " + std::to_string(value) + ", but " +
-                         std::to_string(entry.value) + " by " + entry.source);
+                         std::to_string(entry.value) + " by " + to_string(entry.source));
   }
   if (!is_known(entry.value)) entry = {value, source};
   return {};
 }
 
-Status Sizes::read(const ShapeRule& rule, const Shape& shape, const std::string& source) {
+Status Sizes::read(const ShapeRule& rule, const Shape& shape, const Subject& source) {
   for (size_t i = 0; i < shape.size(); ++i) {
     const int* factors = rule.dims[i].factors;
     if (factors[1] < 0) {

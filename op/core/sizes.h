@@ -22,13 +22,20 @@ std::string to_string(const Shape& shape);
 std::string to_string(const contract::ShapeRule& rule);
 std::string to_string(const contract::TensorRule& rule);  // all its shapes
 
+// What a message is about, "input 'Q'", put into words only if there is a message: checks are part of every run.
+struct Subject {
+  const char* kind = "";
+  const char* name = "";  // empty: `kind` says it all
+};
+std::string to_string(const Subject& subject);
+
 class Sizes {
  public:
-  // What a tensor or attribute called `source` says of a size. An error if it contradicts what is known already.
-  Status set(int size, int64_t value, const std::string& source);
+  // What `source` says of a size. An error if it contradicts what is known already.
+  Status set(int size, int64_t value, const Subject& source);
 
   // Reads `shape` as `rule` names it; the ranks must agree.
-  Status read(const contract::ShapeRule& rule, const Shape& shape, const std::string& source);
+  Status read(const contract::ShapeRule& rule, const Shape& shape, const Subject& source);
 
   // That `shape` broadcasts to `rule`, aligned at the end; its last dimension may also be shorter.
   Status check_broadcast(const contract::ShapeRule& rule, const Shape& shape) const;
@@ -42,7 +49,7 @@ class Sizes {
  private:
   struct Entry {
     int64_t value = kUnknownSize;
-    std::string source;
+    Subject source;
   };
 
   int64_t dim(const contract::DimRule& rule) const;
