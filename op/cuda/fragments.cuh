@@ -25,8 +25,9 @@ struct Tf32Parts {
   uint32_t big[8], small[8];
 
   __device__ void set(int i, float value) {
-    big[i] = round_to_tf32(value);
-    small[i] = __float_as_uint(value - __uint_as_float(big[i]));  // of which tensor cores read the upper 11 bits
+    const float rounded = round_to_tf32(value);
+    big[i] = __float_as_uint(rounded);
+    small[i] = __float_as_uint(value - rounded);  // NaN where `value` is; tensor cores read the upper 11 bits
   }
 };
 

@@ -201,6 +201,24 @@ def test_float_is_as_exact_as_pytorch(
     assert ours <= 1.5 * problems.difference(theirs, reference) + unit
 
 
+NANS_OF_FLOAT = [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1]  # bits: as computed, and at the ends of the range
+
+
+@pytest.mark.parametrize("bits", NANS_OF_FLOAT, ids=lambda bits: f"{bits & 0xFFFFFFFF:08x}")
+@pytest.mark.parametrize("kernel", ["sm80", "split", "naive"])
+def test_nan_in_a_key_of_float(kernel: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken apart into numbers of tf32 it stays one: rows that see the key are NaN, and no others are."""
+    monkeypatch.setenv(problems.KERNEL_VARIABLE, kernel)
+    torch.manual_seed(0)
+    feature = ("", {"is_causal": 1}, ())
+    problem = make(torch.float32, (2, 2, 40, 40), (64, 64), "bhsd", feature)
+    problem.K[:, :, 20, 3] = torch.tensor(bits, dtype=torch.int32, device="cuda").view(torch.float32)
+    assert problems.plan(problem).startswith(kernel)
+    is_nan = problems.run(problem)["Y"].isnan()
+    assert is_nan[:, :, 20:].all()
+    assert not is_nan[:, :, :20].any()
+
+
 @pytest.mark.parametrize("mode", range(4))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_qk_matmul_output(mode: int, dtype: torch.dtype) -> None:
