@@ -179,9 +179,13 @@ struct Sm90Consumer {
       const MaskReader<Element, kScores, T::kMaskPanelBytes> mask(shared.mask[stage(step_count)], row,
                                                                   arguments.rules.bool_mask);
       wait_for_scores();
-      RowRules rows[2];
-      if (arguments.rules.has_alibi) make_rows(slot, rows);
-      apply_rules(scores, mask, first_column(n), arguments.rules, rows);
+      if constexpr (T::kMaskOnly) {
+        apply_mask(scores, mask, arguments.rules);
+      } else {
+        RowRules rows[2];
+        if (arguments.rules.has_alibi) make_rows(slot, rows);
+        apply_rules(scores, mask, first_column(n), arguments.rules, rows);
+      }
     } else {
       wait_for_scores();
     }

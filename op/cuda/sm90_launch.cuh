@@ -57,9 +57,9 @@ Status launch_sm90(const Problem& problem, const LaunchContext& context) {
 template <typename Element, int kHeadSize, int kVHeadSize, Sm90Use kUse>
 Status launch_sm90_for(const Problem& problem, const LaunchContext& context) {
   constexpr TileShape kTile = sm90_tile({kHeadSize, kVHeadSize}, kUse);
-  constexpr bool kModified = kUse == Sm90Use::kModified;
-  return launch_sm90<Sm90Tile<Element, kHeadSize, kVHeadSize, kTile.q_tile, kTile.key_tile, kModified>>(problem,
-                                                                                                        context);
+  // Uses that differ in nothing but the tile share a kernel where that is the same.
+  constexpr Sm90Use kKernel = modifies_scores(kUse) ? kUse : Sm90Use::kUniform;
+  return launch_sm90<Sm90Tile<Element, kHeadSize, kVHeadSize, kTile.q_tile, kTile.key_tile, kKernel>>(problem, context);
 }
 
 template <typename Element, int kHeadSize, int kVHeadSize>
@@ -71,6 +71,8 @@ Status run_sm90(const Problem& problem, const LaunchContext& context) {
       return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kRanged>(problem, context);
     case Sm90Use::kShortRanged:
       return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kShortRanged>(problem, context);
+    case Sm90Use::kMasked:
+      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kMasked>(problem, context);
     default:
       return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kModified>(problem, context);
   }

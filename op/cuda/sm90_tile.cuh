@@ -9,14 +9,16 @@
 
 namespace flashonnx::cuda {
 
-template <typename Element_, int kHeadSize_, int kVHeadSize_, int kQTile_, int kKeyTile_, bool kModified_>
+template <typename Element_, int kHeadSize_, int kVHeadSize_, int kQTile_, int kKeyTile_, Sm90Use kUse>
 struct Sm90Tile {
   using Element = Element_;
   static constexpr int kHeadSize = kHeadSize_;    // head_size, or the next size there is a kernel for
   static constexpr int kVHeadSize = kVHeadSize_;  // likewise v_head_size
   static constexpr int kQTile = kQTile_;
   static constexpr int kKeyTile = kKeyTile_;
-  static constexpr bool kModified = kModified_;  // scores need more than scale and an interval
+  static constexpr bool kModified = modifies_scores(kUse);  // scores need more than scale and an interval
+  // Then without the code for all else that scores can need, which lies in between and has to be jumped over.
+  static constexpr bool kMaskOnly = kUse == Sm90Use::kMasked;
 
   static constexpr int kConsumers = kQTile / 64;
   static constexpr int kThreads = 128 * (kConsumers + 1);

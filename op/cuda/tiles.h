@@ -10,9 +10,10 @@ namespace flashonnx::cuda {
 
 // Whether scores need more than scale and an interval of keys; else a scale, which then is positive, is folded into
 // the exponential.
-inline bool needs_modified_scores(const Problem& problem) {
-  return problem.mask || problem.softcap > 0 || problem.alibi_slopes != nullptr || !(problem.scale > 0);
+inline bool needs_more_than_mask(const Problem& problem) {
+  return problem.softcap > 0 || problem.alibi_slopes != nullptr || !(problem.scale > 0);
 }
+inline bool needs_modified_scores(const Problem& problem) { return problem.mask || needs_more_than_mask(problem); }
 
 // Whether every query row sees every key, so that all tiles cost the same.
 inline bool uniform_keys(const Problem& problem) {
@@ -101,11 +102,14 @@ enum class Sm90Use {
   kUniform,      // every row sees every key
   kRanged,       // an interval of keys a row: causal, windows, padding
   kShortRanged,  // likewise, of so few rows that tall tiles would mostly compute what is masked
-  kModified,     // scores need more than scale and an interval
+  kMasked,       // scores need attn_mask, a positive scale and an interval
+  kModified,     // scores need more than that
 };
+constexpr bool modifies_scores(Sm90Use use) { return use == Sm90Use::kMasked || use == Sm90Use::kModified; }
 inline Sm90Use sm90_use(const Problem& problem) {
   constexpr int64_t kShort = 1024;
-  if (needs_modified_scores(problem)) return Sm90Use::kModified;
+  if (needs_more_than_mask(problem)) return Sm90Use::kModified;
+  if (problem.mask) return Sm90Use::kMasked;
   if (uniform_keys(problem)) return Sm90Use::kUniform;
   return problem.q_sequence_length <= kShort ? Sm90Use::kShortRanged : Sm90Use::kRanged;
 }
@@ -120,9 +124,9 @@ constexpr TileShape sm90_tile(HeadSizes sizes, Sm90Use use) {
     case 128:
       return {128, 128};
     case 192:
-      return {128, use == Sm90Use::kModified ? 64 : sizes.v_head_size == 128 ? 128 : 112};
+      return {128, modifies_scores(use) ? 64 : sizes.v_head_size == 128 ? 128 : 112};
     default:
-      return {128, use == Sm90Use::kModified ? 64 : 80};
+      return {128, modifies_scores(use) ? 64 : 80};
   }
 }
 

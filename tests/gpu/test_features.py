@@ -34,6 +34,8 @@ FEATURES = [
     ("column_mask", {}, ("column_mask",)),
     ("sliced_mask", {}, ("sliced_mask",)),
     ("huge_mask", {}, ("huge_mask",)),
+    ("negative_scale_mask", {"scale": -0.2}, ("float_mask",)),
+    ("softcap_bool_mask", {"softcap": 7.0}, ("bool_mask",)),
     ("sinks", {}, ("sinks",)),
     ("sinks_window", {"is_causal": 1, "left_window_size": 20}, ("sinks",)),
     ("alibi", {}, ("slopes",)),
