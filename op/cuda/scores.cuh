@@ -257,18 +257,7 @@ __device__ inline void obey_mask(float (&s)[kSize], const MaskValues<Element, kS
   }
 }
 
-// All but the interval of allowed keys, for problems that need attn_mask and a positive scale; the result is in
-// rules.unit.
-template <typename MaskSource, int kSize>
-__device__ inline void apply_mask(float (&s)[kSize], const MaskSource& mask, const ScoreRules& rules) {
-  if (rules.bool_mask) {
-    obey_mask(s, mask.template values<true>());
-  } else {
-    add_mask(s, rules.factor, mask.template values<false>());
-  }
-}
-
-// Likewise for problems that need more than that.
+// All but the interval of allowed keys, for problems that need more than that; the result is in rules.unit.
 template <typename MaskSource, int kSize>
 __device__ inline void apply_rules(float (&s)[kSize], const MaskSource& mask, int first_column, const ScoreRules& rules,
                                    const RowRules (&rows)[2]) {

@@ -176,11 +176,14 @@ struct Sm90Consumer {
   __device__ void finish_scores(int slot, int n) {
     if constexpr (T::kModified) {
       const int row = arguments.mask.by_rows ? T::kGroupRows * group + 16 * warp : -1;
-      const MaskReader<Element, kScores, T::kMaskPanelBytes> mask(shared.mask[stage(step_count)], row,
-                                                                  arguments.rules.bool_mask);
+      const bool bool_mask = T::kFloatMaskOnly ? false : T::kBoolMaskOnly ? true : arguments.rules.bool_mask;
+      const MaskReader<Element, kScores, T::kMaskPanelBytes, T::kFloatMaskOnly ? 3 : 0> mask(
+          shared.mask[stage(step_count)], row, bool_mask);
       wait_for_scores();
-      if constexpr (T::kMaskOnly) {
-        apply_mask(scores, mask, arguments.rules);
+      if constexpr (T::kFloatMaskOnly) {
+        add_mask(scores, arguments.rules.factor, mask.template values<false>());
+      } else if constexpr (T::kBoolMaskOnly) {
+        obey_mask(scores, mask.template values<true>());
       } else {
         RowRules rows[2];
         if (arguments.rules.has_alibi) make_rows(slot, rows);

@@ -71,8 +71,10 @@ Status run_sm90(const Problem& problem, const LaunchContext& context) {
       return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kRanged>(problem, context);
     case Sm90Use::kShortRanged:
       return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kShortRanged>(problem, context);
-    case Sm90Use::kMasked:
-      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kMasked>(problem, context);
+    case Sm90Use::kFloatMask:
+      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kFloatMask>(problem, context);
+    case Sm90Use::kBoolMask:
+      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kBoolMask>(problem, context);
     default:
       return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kModified>(problem, context);
   }

@@ -10,9 +10,10 @@
 
 namespace flashonnx::cuda {
 
-// Reads a thread's values of a block only where they are applied: there are no registers to hold them in. Where they
-// lie can be worked out before, while the products run that give the scores.
-template <typename Element, int kSize, int kPanelBytes>
+// Reads a thread's values of a block only where they are applied: there are no registers to hold them in, but for
+// kAhead times 16 columns of a float mask. These are read, and where the others lie is worked out, before: while the
+// products run that give the scores.
+template <typename Element, int kSize, int kPanelBytes, int kAhead>
 class MaskReader {
  public:
   using Values = MaskValues<Element, kSize>;
@@ -24,6 +25,8 @@ class MaskReader {
     const int byte = bool_mask ? lane % 4 * 2 : lane / 16 * 16;
     start_ = shared_address(panels) + row * 128 + (byte ^ row % 8 * 16);
     asm volatile("" : "+r"(start_));  // here, and not where it is used
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) load_matrices(ahead_[i], elements(i));
   }
 
   template <bool kBool>
@@ -38,14 +41,17 @@ class MaskReader {
   }
 
  private:
+  // This thread's row in the i-th 16 columns.
+  __device__ uint32_t elements(int i) const { return (start_ ^ i % 4 * 32) + i / 4 * kPanelBytes; }
+
   // Two columns of 8 at a time: ldmatrix's layout of 16-bit elements is that of the scores.
   __device__ void read_elements(Values& values) const {
 #pragma unroll
     for (int i = 0; i < kSize / 8; ++i) {
       uint32_t pairs[4];
-      load_matrices(pairs, (start_ ^ i % 4 * 32) + i / 4 * kPanelBytes);
+      if (i >= kAhead) load_matrices(pairs, elements(i));
 #pragma unroll
-      for (int j = 0; j < 4; ++j) values.pairs[4 * i + j][0] = pairs[j];
+      for (int j = 0; j < 4; ++j) values.pairs[4 * i + j][0] = i < kAhead ? ahead_[i][j] : pairs[j];
     }
   }
 
@@ -60,6 +66,7 @@ class MaskReader {
 
   uint32_t start_;      // shared address of its first values; columns change bits 3 to 6 of it
   uint32_t next_rows_;  // bytes to the second of its two rows
+  uint32_t ahead_[kAhead > 0 ? kAhead : 1][4];
 };
 
 }  // namespace flashonnx::cuda

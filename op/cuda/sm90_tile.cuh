@@ -18,7 +18,8 @@ struct Sm90Tile {
   static constexpr int kKeyTile = kKeyTile_;
   static constexpr bool kModified = modifies_scores(kUse);  // scores need more than scale and an interval
   // Then without the code for all else that scores can need, which lies in between and has to be jumped over.
-  static constexpr bool kMaskOnly = kUse == Sm90Use::kMasked;
+  static constexpr bool kFloatMaskOnly = kUse == Sm90Use::kFloatMask;
+  static constexpr bool kBoolMaskOnly = kUse == Sm90Use::kBoolMask;
 
   static constexpr int kConsumers = kQTile / 64;
   static constexpr int kThreads = 128 * (kConsumers + 1);

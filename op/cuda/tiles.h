@@ -102,14 +102,15 @@ enum class Sm90Use {
   kUniform,      // every row sees every key
   kRanged,       // an interval of keys a row: causal, windows, padding
   kShortRanged,  // likewise, of so few rows that tall tiles would mostly compute what is masked
-  kMasked,       // scores need attn_mask, a positive scale and an interval
+  kFloatMask,    // scores need attn_mask, a positive scale and an interval
+  kBoolMask,     // likewise
   kModified,     // scores need more than that
 };
-constexpr bool modifies_scores(Sm90Use use) { return use == Sm90Use::kMasked || use == Sm90Use::kModified; }
+constexpr bool modifies_scores(Sm90Use use) { return use >= Sm90Use::kFloatMask; }
 inline Sm90Use sm90_use(const Problem& problem) {
   constexpr int64_t kShort = 1024;
   if (needs_more_than_mask(problem)) return Sm90Use::kModified;
-  if (problem.mask) return Sm90Use::kMasked;
+  if (problem.mask) return problem.mask.dtype == DType::kBool ? Sm90Use::kBoolMask : Sm90Use::kFloatMask;
   if (uniform_keys(problem)) return Sm90Use::kUniform;
   return problem.q_sequence_length <= kShort ? Sm90Use::kShortRanged : Sm90Use::kRanged;
 }
