@@ -121,7 +121,7 @@ void fill(const Problem& problem, Plan* plan) {
   TileShape tile{1, 128};
   switch (plan->kernel) {
     case Kernel::kSm90:
-      tile = sm90_tile(*sm90_head_sizes(problem), sm90_use(problem));
+      tile = sm90_tile(*sm90_head_sizes(problem), sm90_use(problem, plan->device.multiprocessors));
       break;
     case Kernel::kSm80:
       tile = sm80_tile(size_of(problem.dtype), sm80_head_size(problem));

@@ -58,19 +58,17 @@ template <typename Element, int kHeadSize, int kVHeadSize, Sm90Use kUse>
 Status launch_sm90_for(const Problem& problem, const LaunchContext& context) {
   constexpr TileShape kTile = sm90_tile({kHeadSize, kVHeadSize}, kUse);
   // Uses that differ in nothing but the tile share a kernel where that is the same.
-  constexpr Sm90Use kKernel = modifies_scores(kUse) ? kUse : Sm90Use::kUniform;
+  constexpr Sm90Use kKernel = modifies_scores(kUse) ? kUse : Sm90Use::kTall;
   return launch_sm90<Sm90Tile<Element, kHeadSize, kVHeadSize, kTile.q_tile, kTile.key_tile, kKernel>>(problem, context);
 }
 
 template <typename Element, int kHeadSize, int kVHeadSize>
 Status run_sm90(const Problem& problem, const LaunchContext& context) {
-  switch (sm90_use(problem)) {
-    case Sm90Use::kUniform:
-      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kUniform>(problem, context);
-    case Sm90Use::kRanged:
-      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kRanged>(problem, context);
-    case Sm90Use::kShortRanged:
-      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kShortRanged>(problem, context);
+  switch (sm90_use(problem, context.plan.device.multiprocessors)) {
+    case Sm90Use::kTall:
+      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kTall>(problem, context);
+    case Sm90Use::kShort:
+      return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kShort>(problem, context);
     case Sm90Use::kFloatMask:
       return launch_sm90_for<Element, kHeadSize, kVHeadSize, Sm90Use::kFloatMask>(problem, context);
     case Sm90Use::kBoolMask:

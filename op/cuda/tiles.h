@@ -99,28 +99,20 @@ inline int split_head_size(const Problem& problem) {
 
 // What decides the sm_90 kernel's tile, beside the head sizes.
 enum class Sm90Use {
-  kUniform,      // every row sees every key
-  kRanged,       // an interval of keys a row: causal, windows, padding
-  kShortRanged,  // likewise, of so few rows that tall tiles would mostly compute what is masked
-  kFloatMask,    // scores need attn_mask, a positive scale and an interval
-  kBoolMask,     // likewise
-  kModified,     // scores need more than that
+  kTall,       // an interval of keys a row: causal, windows, padding; or all of them
+  kShort,      // likewise, where short tiles leave less of the GPU idle
+  kFloatMask,  // scores need attn_mask, a positive scale and an interval
+  kBoolMask,   // likewise
+  kModified,   // scores need more than that
 };
 constexpr bool modifies_scores(Sm90Use use) { return use >= Sm90Use::kFloatMask; }
-inline Sm90Use sm90_use(const Problem& problem) {
-  constexpr int64_t kShort = 1024;
-  if (needs_more_than_mask(problem)) return Sm90Use::kModified;
-  if (problem.mask) return problem.mask.dtype == DType::kBool ? Sm90Use::kBoolMask : Sm90Use::kFloatMask;
-  if (uniform_keys(problem)) return Sm90Use::kUniform;
-  return problem.q_sequence_length <= kShort ? Sm90Use::kShortRanged : Sm90Use::kRanged;
-}
 
 // Bounds: registers (output, scores and probabilities of 64 rows: 232 a thread with two consumers, 160 with three)
 // and shared memory (227 KiB for Q and at least two stages of K, V and, of modified scores, attn_mask).
 constexpr TileShape sm90_tile(HeadSizes sizes, Sm90Use use) {
   switch (sizes.head_size) {
     case 64:
-      return {use == Sm90Use::kShortRanged ? 128 : 192, 128};
+      return {use == Sm90Use::kShort ? 128 : 192, 128};
     case 96:
     case 128:
       return {128, 128};
@@ -129,6 +121,27 @@ constexpr TileShape sm90_tile(HeadSizes sizes, Sm90Use use) {
     default:
       return {128, modifies_scores(use) ? 64 : 80};
   }
+}
+
+// Query rows, in whole tiles, that the busiest multiprocessor computes.
+inline int64_t most_rows(const Problem& problem, int q_tile, int multiprocessors) {
+  const int64_t tiles = problem.batch_size * problem.q_num_heads * ((problem.q_sequence_length + q_tile - 1) / q_tile);
+  return (tiles + multiprocessors - 1) / multiprocessors * q_tile;
+}
+
+// Tall tiles cost a fifth less a row, but of few rows their last ones are partly empty, the last round of them leaves
+// more multiprocessors without one, and of an interval they compute more of what is masked.
+inline Sm90Use sm90_use(const Problem& problem, int multiprocessors) {
+  constexpr int64_t kShortInterval = 1024;
+  if (needs_more_than_mask(problem)) return Sm90Use::kModified;
+  if (problem.mask) return problem.mask.dtype == DType::kBool ? Sm90Use::kBoolMask : Sm90Use::kFloatMask;
+  if (!uniform_keys(problem)) {
+    return problem.q_sequence_length <= kShortInterval ? Sm90Use::kShort : Sm90Use::kTall;
+  }
+  const HeadSizes sizes = *sm90_head_sizes(problem);
+  const int64_t tall = most_rows(problem, sm90_tile(sizes, Sm90Use::kTall).q_tile, multiprocessors);
+  const int64_t shorter = most_rows(problem, sm90_tile(sizes, Sm90Use::kShort).q_tile, multiprocessors);
+  return 4 * tall > 5 * shorter ? Sm90Use::kShort : Sm90Use::kTall;
 }
 
 // Keys: as many as registers (16-bit elements) or the shared memory of two blocks a multiprocessor (floats) allow.

@@ -243,7 +243,7 @@ def test_info_plans_for_gpus_that_are_elsewhere(run):
     assert result.exit_code == 0, result.stderr
     kernels = json.loads(result.stdout)["gpu_kernels"]
     assert kernels["8.0"].startswith("sm80, 128 x 128 tiles (not split: 2048 query rows per key/value head")
-    assert kernels["9.0"].startswith("sm90, 192 x 128 tiles")
+    assert kernels["9.0"].startswith("sm90, 128 x 128 tiles")
     unknown = run("info", "--compute-capability", "5.0", *arguments)
     assert "no GPU of compute capability 5.0 is known" in json.loads(unknown.stdout)["gpu_kernels"]["5.0"]
     assert run("info", "--compute-capability", "new").exit_code == 2

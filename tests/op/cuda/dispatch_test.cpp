@@ -84,13 +84,27 @@ TEST(Dispatch, LongQueriesTakeTheTilesOfTheirGpu) {
 }
 
 TEST(Dispatch, TilesOfTheSm90Kernel) {
-  EXPECT_PART(planned(make(sized(64, 64)), 90), "sm90, 192 x 128 tiles");
-  Problem causal = make(sized(64, 64));
-  causal.is_causal = true;
-  EXPECT_PART(planned(causal, 90), "sm90, 128 x 128 tiles");
   EXPECT_PART(planned(make(sized(192, 128)), 90), "sm90, 128 x 128 tiles");
   EXPECT_PART(planned(make(sized(192, 192)), 90), "sm90, 128 x 112 tiles");
   EXPECT_PART(planned(make(sized(256, 256)), 90), "sm90, 128 x 80 tiles");
+}
+
+TEST(Dispatch, TilesOfHeadSize64AreTallUnlessTheyLeaveTheGpuIdle) {
+  const auto of = [](int64_t batch_size, int64_t heads, int64_t rows, bool is_causal) {
+    Shape shape = sized(64, 64);
+    shape.batch_size = batch_size;
+    shape.q_num_heads = shape.kv_num_heads = heads;
+    shape.q_sequence_length = shape.kv_sequence_length = rows;
+    Problem problem = make(shape);
+    problem.is_causal = is_causal;
+    return planned(problem, 90);
+  };
+  EXPECT_PART(of(4, 16, 8192, false), "sm90, 192 x 128 tiles");
+  EXPECT_PART(of(4, 16, 2048, false), "sm90, 192 x 128 tiles");  // 6 rounds, or 8 of 128 rows, which cost more a row
+  EXPECT_PART(of(8, 12, 512, false), "sm90, 128 x 128 tiles");   // 3 rounds of either
+  EXPECT_PART(of(1, 16, 1024, false), "sm90, 128 x 128 tiles");  // one round of either
+  EXPECT_PART(of(4, 16, 2048, true), "sm90, 192 x 128 tiles");
+  EXPECT_PART(of(4, 16, 1024, true), "sm90, 128 x 128 tiles");
 }
 
 TEST(Dispatch, TilesOfModifiedScoresLeaveRoomForTheMask) {
