@@ -19,9 +19,9 @@ struct Scratch {
       : q(base),
         o(q + rows * padded(head_size)),
         scores(o + rows * padded(v_head_size)),
-        k(scores + rows * kFewRowsBlockKeys),
-        v(k + kFewRowsBlockKeys * padded(head_size)),
-        floats(v + kFewRowsBlockKeys * padded(v_head_size) - base) {}
+        k(scores + rows * kMaxFewRowsBlockKeys),
+        v(k + kMaxFewRowsBlockKeys * padded(head_size)),
+        floats(v + kMaxFewRowsBlockKeys * padded(v_head_size) - base) {}
 
   float* q;       // (group, vector of head_size, row, kLanes), times q_scale
   float* o;       // (row, v_head_size)
@@ -50,7 +50,7 @@ class FewRowsKernel {
 
   void run() {
     start();
-    for_each_block(tile_, span_of_any(tile_.row, tile_.rows), kFewRowsBlockKeys,
+    for_each_block(tile_, span_of_any(tile_.row, tile_.rows), kFewRowsBlockKeys<kType>,
                    [this](const KeySegment& segment, KeySpan keys) { attend(segment, keys); });
     for (int r = 0; r < tile_.rows; ++r) finish(r);
   }
@@ -70,19 +70,20 @@ class FewRowsKernel {
 
   void pack_query(int r) {
     float* q = scratch_.q + r / R * R * padded(tile_.head_size) + r % R * kLanes;
-    for (int64_t d = 0; d < tile_.head_size; d += kLanes) {
-      alignas(64) float values[kLanes];
-      store(values, load_values(tile_.dtype, tile_.row[r].q, d, tile_.head_size - d) * broadcast(tile_.q_scale));
-      for (int64_t i = 0; i < kLanes; ++i) {
-        const int64_t place = paired<kType>(d + i);
-        q[place / kLanes * R * kLanes + place % kLanes] = values[i];
-      }
+    for (int64_t d = 0; d < tile_.head_size; d += kLanes, q += R * kLanes) {
+      store(q, load_query(tile_.row[r].q, d) * broadcast(tile_.q_scale));
     }
+  }
+
+  // In the order of the keys.
+  Vec load_query(const void* q, int64_t d) const {
+    if constexpr (kType == DType::kFloat) return load_values(tile_.dtype, q, d, tile_.head_size - d);
+    return load_of_pair<kType>(static_cast<const char*>(q), d / kPair * kPair, static_cast<int>(d % kPair / kLanes));
   }
 
   // Half of the next block is asked for while K is multiplied, and half while V is.
   void attend(const KeySegment& segment, KeySpan keys) {
-    const KeySpan next = KeySpan{keys.end, keys.end + kFewRowsBlockKeys}.within({segment.begin, segment.end});
+    const KeySpan next = KeySpan{keys.end, keys.end + kFewRowsBlockKeys<kType>}.within({segment.begin, segment.end});
     const int64_t middle = next.begin + next.size() / 2;
     const StoredRows k = stored(segment.k, segment.k_row_stride, keys.begin - segment.begin);
     const StoredRows v = stored(segment.v, segment.v_row_stride, keys.begin - segment.begin);
@@ -131,7 +132,7 @@ class FewRowsKernel {
     return load(lanes);
   }
 
-  float* scores_of(int g) const { return scratch_.scores + g * R * kFewRowsBlockKeys; }
+  float* scores_of(int g) const { return scratch_.scores + g * R * kFewRowsBlockKeys<kType>; }
   static int64_t steps(int64_t count) { return (count + kKeys - 1) / kKeys; }
 
   // Softcap, ALiBi, mask and range; scores past the block's last key become -infinity.
@@ -219,7 +220,9 @@ class FewRowsKernel {
   void write(const float* o, float factor, DType dtype, void* out) {
     for (int64_t d = 0; d < tile_.v_head_size; d += kLanes) {
       alignas(64) float values[kLanes];
-      for (int64_t i = 0; i < kLanes; ++i) values[i] = o[paired<kType>(d + i)];
+      for (int64_t i = 0; i < kLanes; i += kTogether) {
+        std::memcpy(values + i, o + paired<kType>(d + i), kTogether * sizeof(float));
+      }
       store_values(dtype, out, d, tile_.v_head_size - d, load(values) * broadcast(factor));
     }
   }

@@ -10,7 +10,11 @@
 
 namespace flashonnx::cpu::FLASHONNX_ISA {
 
-constexpr int64_t kFewRowsBlockKeys = 32;
+// Two blocks of K and V, this one and the next, are a small part of the second-level cache; what a block costs beside
+// its products is felt less in longer ones, but 64 rows of floats crowd each other out of the first level.
+constexpr int64_t kMaxFewRowsBlockKeys = 64;
+template <DType kType>
+constexpr int64_t kFewRowsBlockKeys = kType == DType::kFloat ? kMaxFewRowsBlockKeys / 2 : kMaxFewRowsBlockKeys;
 
 template <int R>
 constexpr int kStepKeys = kLanes / R;
@@ -20,9 +24,10 @@ constexpr int kStepKeys = kLanes / R;
 template <DType kType, int R>
 constexpr int kBytesOfPair = kStepKeys<R> * kPair * (kType == DType::kFloat ? 4 : 2);
 template <DType kType, int R>
-constexpr int kPairsATurn = kBytesOfPair<kType, R> >= 2 * Lines::kLine ? 1 : 2 * Lines::kLine / kBytesOfPair<kType, R>;
+constexpr int kPairsATurn =
+    kBytesOfPair<kType, R> >= 2 * NextKeys::kLine ? 1 : 2 * NextKeys::kLine / kBytesOfPair<kType, R>;
 template <DType kType, int R>
-constexpr int kLinesATurn = kPairsATurn<kType, R> * kBytesOfPair<kType, R> / (2 * Lines::kLine);
+constexpr int kLinesATurn = kPairsATurn<kType, R> * kBytesOfPair<kType, R> / (2 * NextKeys::kLine);
 
 // scores = scale * q . keys, a vector a step and group, (group, steps of a whole block, kLanes). Past the last key, its
 // scores are repeated. q is (group, vector of head_size, R, kLanes).
@@ -54,7 +59,7 @@ __attribute__((noinline)) void score_keys(const StoredRows& keys, int64_t count,
         for (int i = 0; i < kTurn; ++i) add_pair(d + i * kPair);
       }
       for (; d < head_size; d += kPair) add_pair(d);
-      store(scores + g * R * kFewRowsBlockKeys, sum_each(sums) * broadcast(scale));
+      store(scores + g * R * kFewRowsBlockKeys<kType>, sum_each(sums) * broadcast(scale));
     }
   }
 }
@@ -69,7 +74,7 @@ __attribute__((noinline)) void add_values(const StoredRows& values, int64_t coun
     for (int g = 0; g < groups; ++g) {
       Vec sums[R][2];
       for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = broadcast(0.0f);
-      const float* p_part = p + g * R * kFewRowsBlockKeys;
+      const float* p_part = p + g * R * kFewRowsBlockKeys<kType>;
       const char* value = values.data + d * bytes_of(kType);
       const auto add_key = [&](int n) {
         const float* p_key = p_part + n / N * kLanes + n % N;

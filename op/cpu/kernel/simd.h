@@ -13,7 +13,8 @@
 //   transpose(rows)                    of kLanes vectors
 //   sum_each(rows)                     lane i: the sum of rows[i]
 //   max_of_groups<n>(a)                lane i: the largest of the n lanes side by side, n a power of two, that it is of
-//   load_even_bfloat16, load_odd_bfloat16
+//   load_lower_bfloat16, load_upper_bfloat16
+//                                      of each eight of 2 * kLanes values side by side, the first four and the last
 //   load_half, load_bfloat16, store_half, store_bfloat16, load_mask_bytes
 //   kMaxBroadcasts                     of the micro-kernel (panel.h)
 #pragma once

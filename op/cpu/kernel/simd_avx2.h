@@ -56,9 +56,9 @@ inline Vec sum_each(const Vec (&r)[kLanes]) {
   }
   Vec u[2];  // of rows 4i to 4i + 3, in each half
   for (int i = 0; i < 2; ++i) {
-    u[i] = _mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0x44) + _mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0xee);
+    u[i] = _mm256_blend_ps(t[2 * i], t[2 * i + 1], 0xcc) + _mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0x4e);
   }
-  return _mm256_permute2f128_ps(u[0], u[1], 0x20) + _mm256_permute2f128_ps(u[0], u[1], 0x31);
+  return _mm256_blend_ps(u[0], u[1], 0xf0) + _mm256_permute2f128_ps(u[0], u[1], 0x21);
 }
 
 template <int kCount>
@@ -78,13 +78,13 @@ inline Vec load_bfloat16(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 
-// Of 2 * kLanes values side by side, those at even and at odd places.
-inline Vec load_even_bfloat16(const void* p) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)), 16));
+inline Vec load_lower_bfloat16(const void* p) {
+  const __m256i values = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  return _mm256_castsi256_ps(_mm256_unpacklo_epi16(_mm256_setzero_si256(), values));
 }
-inline Vec load_odd_bfloat16(const void* p) {
-  const __m256i pairs = _mm256_loadu_si256(static_cast<const __m256i*>(p));
-  return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000)));
+inline Vec load_upper_bfloat16(const void* p) {
+  const __m256i values = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  return _mm256_castsi256_ps(_mm256_unpackhi_epi16(_mm256_setzero_si256(), values));
 }
 
 inline void store_half(uint16_t* p, Vec a) {

@@ -89,12 +89,11 @@ inline Vec load_bfloat16(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-// Of 2 * kLanes values side by side, those at even and at odd places.
-inline Vec load_even_bfloat16(const void* p) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+inline Vec load_lower_bfloat16(const void* p) {
+  return _mm512_castsi512_ps(_mm512_unpacklo_epi16(_mm512_setzero_si512(), _mm512_loadu_si512(p)));
 }
-inline Vec load_odd_bfloat16(const void* p) {
-  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-0x10000)));
+inline Vec load_upper_bfloat16(const void* p) {
+  return _mm512_castsi512_ps(_mm512_unpackhi_epi16(_mm512_setzero_si512(), _mm512_loadu_si512(p)));
 }
 
 inline void store_half(uint16_t* p, Vec a) {

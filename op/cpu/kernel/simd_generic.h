@@ -70,17 +70,8 @@ inline Vec load_bfloat16(const uint16_t* p) {
   return a;
 }
 
-// Of 2 * kLanes values side by side, those at even and at odd places.
-inline Vec load_even_bfloat16(const void* p) {
-  const auto* values = static_cast<const uint16_t*>(p);
-  const uint16_t even[kLanes] = {values[0], values[2], values[4], values[6]};
-  return load_bfloat16(even);
-}
-inline Vec load_odd_bfloat16(const void* p) {
-  const auto* values = static_cast<const uint16_t*>(p);
-  const uint16_t odd[kLanes] = {values[1], values[3], values[5], values[7]};
-  return load_bfloat16(odd);
-}
+inline Vec load_lower_bfloat16(const void* p) { return load_bfloat16(static_cast<const uint16_t*>(p)); }
+inline Vec load_upper_bfloat16(const void* p) { return load_bfloat16(static_cast<const uint16_t*>(p) + kLanes); }
 
 inline void store_half(uint16_t* p, Vec a) {
   for (int i = 0; i < kLanes; ++i) p[i] = Half::from(a[i]).bits;

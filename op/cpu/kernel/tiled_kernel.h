@@ -144,10 +144,8 @@ class TiledKernel {
     const KeySpan next =
         KeySpan{block.end, block.end + block_keys()}.within({segment.begin, segment.end}).within(span_);
     if (next.empty()) return {{tile_, segment, next}, 0};
-    const int64_t columns = tile_.head_size > tile_.v_head_size ? tile_.head_size : tile_.v_head_size;
-    const int64_t lines = next.size() * ((columns * bytes_of(tile_.dtype) + Lines::kLine - 1) / Lines::kLine);
     const int64_t groups = panels_ * (groups_of(block.size()) + groups_of(tile_.v_head_size));
-    return {{tile_, segment, next}, static_cast<int>((lines + groups - 1) / groups)};
+    return {{tile_, segment, next}, static_cast<int>((NextKeys::lines(tile_, next.size()) + groups - 1) / groups)};
   }
 
   void prefetch_mask(const Panel& panel, KeySpan block) const {

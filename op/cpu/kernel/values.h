@@ -67,7 +67,8 @@ inline void store_values(DType dtype, void* base, int64_t index, int64_t count, 
 }
 
 // Vectors are loaded in pairs, of 2 * kLanes values side by side, where this order of them is as good as any other: a
-// bfloat16 is the upper half of a float, so even and odd values come apart for an instruction each.
+// bfloat16 is the upper half of a float, so zeros between the values of either half are one instruction, which stays
+// within runs of eight.
 constexpr int64_t kPair = 2 * kLanes;
 
 // Vector `part` (0 or 1) of the pair from row[index] on. Which values it holds: see paired.
@@ -75,16 +76,17 @@ template <DType kType>
 inline Vec load_of_pair(const char* row, int64_t index, int part) {
   if constexpr (kType == DType::kBFloat16) {
     const char* pair = element(kType, row, index);
-    return part == 0 ? load_even_bfloat16(pair) : load_odd_bfloat16(pair);
+    return part == 0 ? load_lower_bfloat16(pair) : load_upper_bfloat16(pair);
   } else {
     return load_all(kType, element(kType, row, index + part * kLanes));
   }
 }
 
-// The place, in rows read by load_of_pair, of value d.
+// The place, in rows read by load_of_pair, of value d. Runs of kTogether values keep together.
+constexpr int64_t kTogether = 4;
 template <DType kType>
 constexpr int64_t paired(int64_t d) {
-  return kType == DType::kBFloat16 ? d / kPair * kPair + d % kPair / 2 + d % 2 * kLanes : d;
+  return kType == DType::kBFloat16 ? d / kPair * kPair + d % kPair / 8 * 4 + d % 4 + d % 8 / 4 * kLanes : d;
 }
 
 // `columns` values of each of `count` rows, `stride` apart, as rows of floats, `out_stride` apart; zeros from the last

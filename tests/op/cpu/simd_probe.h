@@ -15,8 +15,8 @@ struct SimdProbe {
   void (*max_of_all)(const float* in, float* out);
   void (*load_half)(const uint16_t* in, float* out);
   void (*load_bfloat16)(const uint16_t* in, float* out);
-  void (*load_even_bfloat16)(const uint16_t* in, float* out);  // 2 * lanes values to lanes
-  void (*load_odd_bfloat16)(const uint16_t* in, float* out);
+  void (*load_lower_bfloat16)(const uint16_t* in, float* out);  // 2 * lanes values to lanes
+  void (*load_upper_bfloat16)(const uint16_t* in, float* out);
   void (*store_half)(const float* in, uint16_t* out);
   void (*store_bfloat16)(const float* in, uint16_t* out);
   void (*load_mask_bytes)(const uint8_t* in, float* out);  // -1 where false

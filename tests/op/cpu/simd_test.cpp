@@ -119,16 +119,17 @@ TEST_P(Simd, MaximaOfGroupsReachEachOfTheirLanes) {
   }
 }
 
-TEST_P(Simd, LoadsEvenAndOddPlacesApart) {
+TEST_P(Simd, LoadsTheHalvesOfEightApart) {
   const auto lanes = static_cast<size_t>(probe().lanes);
   std::vector<uint16_t> bits(2 * lanes);
   for (size_t i = 0; i < bits.size(); ++i) bits[i] = BFloat16::from(static_cast<double>(i + 1) * -0.5).bits;
-  std::vector<float> even(lanes), odd(lanes);
-  probe().load_even_bfloat16(bits.data(), even.data());
-  probe().load_odd_bfloat16(bits.data(), odd.data());
+  std::vector<float> lower(lanes), upper(lanes);
+  probe().load_lower_bfloat16(bits.data(), lower.data());
+  probe().load_upper_bfloat16(bits.data(), upper.data());
   for (size_t i = 0; i < lanes; ++i) {
-    EXPECT_EQ(even[i], static_cast<float>(2 * i + 1) * -0.5f);
-    EXPECT_EQ(odd[i], static_cast<float>(2 * i + 2) * -0.5f);
+    const size_t place = i / 4 * 8 + i % 4;
+    EXPECT_EQ(lower[i], static_cast<float>(place + 1) * -0.5f);
+    EXPECT_EQ(upper[i], static_cast<float>(place + 5) * -0.5f);
   }
 }
 
