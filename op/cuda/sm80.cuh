@@ -45,7 +45,7 @@ struct Sm80Block {
   static constexpr int kScores = T::kKeyTile / 2;
   static constexpr int kOutputs = T::kHeadSize / 2;
   // Of Q K^T: the compiler would fetch operands of all of them ahead, into registers that there are not.
-  static constexpr int kStepsAtOnce = sizeof(Element) == 4 ? 2 : T::kHeadSize / 16;
+  static constexpr int kStepsAtOnce = sizeof(Element) == 4 ? 4 : T::kHeadSize / 16;
   static constexpr bool kSubtractFirst = T::kModified || sizeof(Element) == 4;
 
   const Sm80Arguments& arguments;
