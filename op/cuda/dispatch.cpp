@@ -5,6 +5,7 @@
 #include <string>
 
 #include "op/cuda/flash_attention.h"
+#include "op/cuda/tile_order.h"
 #include "op/cuda/tiles.h"
 #include "op/cuda/workspace.h"
 
@@ -15,6 +16,7 @@ namespace {
 constexpr Kernel kPreference[] = {Kernel::kSplit, Kernel::kSm90, Kernel::kSm80, Kernel::kNaive};
 constexpr int64_t kFewRows = 64;  // per key/value head: at most so many go to the split kernel
 constexpr int64_t kLeastSplitKeys = 256;
+constexpr int64_t kLeastWideKeys = 1024;     // of a part that a wide block reads
 constexpr int kLeastComputeCapability = 80;  // op/cuda/CMakeLists.txt builds for no older one
 
 std::string head_sizes(const Problem& problem) {
@@ -37,7 +39,7 @@ std::string why_not_sm90(const Problem& problem, const Device& device) {
   if (problem.dtype == DType::kFloat) return "it takes float16 and bfloat16";
   if (sm90_head_sizes(problem) == nullptr) return head_sizes(problem) + " exceed what it is built for";
   const int64_t keys = problem.total_sequence_length();
-  const Workspace moved = workspace(problem, Kernel::kSm90, 1);
+  const Workspace moved = workspace(problem, {});  // K and V go to the same place under any plan
   const int64_t batches = problem.batch_size, kv_heads = problem.kv_num_heads, bytes = size_of(problem.dtype);
   const bool reads = copy_engine_reads(problem.q, bytes,
                                        {batches, problem.q_num_heads, problem.q_sequence_length, problem.head_size}) &&
@@ -95,8 +97,8 @@ struct SplitChoice {
 
 // Tiles that keep most multiprocessors busy are not split, since parts have to be merged. Others are, into enough parts
 // to give every multiprocessor its blocks, of no fewer keys than are worth a merge. Blocks are as wide as they can be,
-// for few parts, except where that leaves multiprocessors idle or blocks have to take turns: of two smaller blocks a
-// multiprocessor one reads while the other begins or ends.
+// for few parts, except where that leaves multiprocessors idle, blocks have to take turns, or each has few keys: of two
+// smaller blocks a multiprocessor one reads while the other begins or ends.
 SplitChoice choose_split(const Problem& problem, const Device& device) {
   const int64_t row_tiles = (problem.q_sequence_length * problem.group_size() + kSplitRows - 1) / kSplitRows;
   const int64_t tiles = std::max<int64_t>(1, problem.batch_size * problem.kv_num_heads * row_tiles);
@@ -108,12 +110,14 @@ SplitChoice choose_split(const Problem& problem, const Device& device) {
   int warps = kMostSplitWarps;
   while (warps > kLeastWarps && !fits(warps, 1)) warps /= 2;
   int64_t splits = device.multiprocessors / tiles;
-  if (!busy(tiles * splits) && fits(kNarrowWarps, 2)) {
+  const int64_t keys = problem.total_sequence_length();
+  const int64_t most = std::min<int64_t>(kMostSplits, keys / kLeastSplitKeys);
+  const bool has_few_keys = !busy(tiles) && splits < most && keys < splits * kLeastWideKeys;
+  if ((has_few_keys || !busy(tiles * splits)) && fits(kNarrowWarps, 2)) {
     warps = kNarrowWarps;
     splits = 2 * device.multiprocessors / tiles;
   }
   if (busy(tiles)) return {warps, 1};
-  const int64_t most = std::min<int64_t>(kMostSplits, problem.total_sequence_length() / kLeastSplitKeys);
   return {warps, static_cast<int>(std::max<int64_t>(1, std::min(splits, most)))};
 }
 
@@ -122,6 +126,7 @@ void fill(const Problem& problem, Plan* plan) {
   switch (plan->kernel) {
     case Kernel::kSm90:
       tile = sm90_tile(*sm90_head_sizes(problem), sm90_use(problem, plan->device.multiprocessors));
+      plan->draws_tiles = draws_tiles(problem, tile.q_tile, plan->device.multiprocessors);
       break;
     case Kernel::kSm80:
       tile = sm80_tile(size_of(problem.dtype), sm80_head_size(problem));
@@ -137,7 +142,7 @@ void fill(const Problem& problem, Plan* plan) {
   }
   plan->q_tile = tile.q_tile;
   plan->key_tile = tile.key_tile;
-  plan->workspace_bytes = workspace(problem, plan->kernel, plan->splits).bytes;
+  plan->workspace_bytes = workspace(problem, *plan).bytes;
 }
 
 std::string kernel_names() {
@@ -230,7 +235,10 @@ int64_t max_workspace_bytes(const Problem& largest, const Device& device) {
   } else {
     copied.mask = {};
   }
-  return workspace(copied, Kernel::kSm90, 1).bytes + rows * partial_row_bytes(largest);
+  Plan plan;
+  plan.kernel = Kernel::kSm90;
+  plan.draws_tiles = true;
+  return workspace(copied, plan).bytes + rows * partial_row_bytes(largest);
 }
 
 }  // namespace flashonnx::cuda

@@ -47,9 +47,10 @@ struct Plan {
   Status status;  // an error where no kernel, or not the forced one, takes the problem
   Kernel kernel = Kernel::kNaive;
   Device device;
-  int q_tile = 1;    // query rows of a block
-  int key_tile = 1;  // keys of a step
-  int splits = 1;    // parts of the key range that are merged at the end
+  int q_tile = 1;            // query rows of a block
+  int key_tile = 1;          // keys of a step
+  int splits = 1;            // parts of the key range that are merged at the end
+  bool draws_tiles = false;  // from a counter in the workspace, not by turns
   int64_t workspace_bytes = 0;
   std::string reason;  // why this kernel and not a faster one
 };

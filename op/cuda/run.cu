@@ -122,7 +122,7 @@ Status run_kernel(const Problem& problem, const LaunchContext& context) {
 Status run(const Problem& problem, const Plan& plan, void* workspace_memory, void* stream_handle) {
   const auto stream = static_cast<cudaStream_t>(stream_handle);
   auto* const memory = static_cast<char*>(workspace_memory);
-  const Workspace layout = workspace(problem, plan.kernel, plan.splits);
+  const Workspace layout = workspace(problem, plan);
   Problem joined;
   const Status keys = join_keys(problem, layout, memory, stream, &joined);
   if (!keys.ok()) return keys;

@@ -41,7 +41,7 @@ Status launch_sm90(const Problem& problem, const LaunchContext& context) {
   Sm90Arguments arguments{};
   arguments.problem = problem;
   arguments.rules = score_rules(problem);
-  int* counter = uniform_keys(problem) ? nullptr : static_cast<int*>(context.scratch);
+  int* counter = context.plan.draws_tiles ? static_cast<int*>(context.scratch) : nullptr;
   arguments.order = tile_order(problem, T::kQTile, context.plan.device.l2_bytes, counter);
   const Status mapped = make_tensor_maps<T>(problem, &arguments);
   if (!mapped.ok()) return mapped;

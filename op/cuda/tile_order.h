@@ -2,7 +2,7 @@
 //
 // Without a mask all tiles cost the same and blocks take every gridDim-th one, head by head, so that neighbours share
 // K and V in L2. Where costs differ (causal, windows, padding) the longest come first and blocks draw the next tile
-// from a counter; heads then go in groups whose K and V fit into L2 together.
+// from a counter, if there are more tiles than blocks; heads then go in groups whose K and V fit into L2 together.
 #pragma once
 
 #include <algorithm>
@@ -48,9 +48,15 @@ struct TileOrder {
   }
 };
 
+// Whether blocks, one a multiprocessor, draw tiles from a counter.
+inline bool draws_tiles(const Problem& problem, int q_tile, int multiprocessors) {
+  const bool cost_the_same = uniform_keys(problem) || (row_blocks(problem, q_tile) == 1 && !problem.nonpad_kv_seqlen);
+  return !cost_the_same && problem.batch_size * problem.q_num_heads * row_blocks(problem, q_tile) > multiprocessors;
+}
+
 inline TileOrder tile_order(const Problem& problem, int q_tile, int64_t l2_bytes, int* counter) {
   TileOrder order;
-  order.blocks = static_cast<int>((problem.q_sequence_length + q_tile - 1) / q_tile);
+  order.blocks = static_cast<int>(row_blocks(problem, q_tile));
   order.heads = static_cast<int>(problem.q_num_heads);
   const int64_t all_heads = problem.batch_size * problem.q_num_heads;
   order.tiles = static_cast<int>(order.blocks * all_heads);

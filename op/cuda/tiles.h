@@ -123,9 +123,14 @@ constexpr TileShape sm90_tile(HeadSizes sizes, Sm90Use use) {
   }
 }
 
+// Tiles that the query rows of a head make.
+inline int64_t row_blocks(const Problem& problem, int q_tile) {
+  return (problem.q_sequence_length + q_tile - 1) / q_tile;
+}
+
 // Query rows, in whole tiles, that the busiest multiprocessor computes.
 inline int64_t most_rows(const Problem& problem, int q_tile, int multiprocessors) {
-  const int64_t tiles = problem.batch_size * problem.q_num_heads * ((problem.q_sequence_length + q_tile - 1) / q_tile);
+  const int64_t tiles = problem.batch_size * problem.q_num_heads * row_blocks(problem, q_tile);
   return (tiles + multiprocessors - 1) / multiprocessors * q_tile;
 }
 

@@ -14,11 +14,11 @@ int64_t take(int64_t size, int64_t* end) {
   return start;
 }
 
-int64_t scratch_bytes(const Problem& problem, Kernel kernel, int splits) {
-  if (kernel == Kernel::kSm90) return uniform_keys(problem) ? 0 : sizeof(int);  // the tile counter
-  if (kernel != Kernel::kSplit || splits == 1) return 0;
+int64_t scratch_bytes(const Problem& problem, const Plan& plan) {
+  if (plan.draws_tiles) return sizeof(int);
+  if (plan.kernel != Kernel::kSplit || plan.splits == 1) return 0;
   const int64_t rows = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
-  return splits * rows * partial_row_bytes(problem);
+  return plan.splits * rows * partial_row_bytes(problem);
 }
 
 Output contiguous(const Problem& problem, int64_t columns) {
@@ -61,10 +61,10 @@ int64_t partial_row_bytes(const Problem& problem) {
   return (split_partial_columns(problem) + kStatistics) * static_cast<int64_t>(sizeof(float));
 }
 
-Workspace workspace(const Problem& problem, Kernel kernel, int splits) {
+Workspace workspace(const Problem& problem, const Plan& plan) {
   Workspace result;
-  result.scratch = take(scratch_bytes(problem, kernel, splits), &result.bytes);
-  result.copies_mask = kernel == Kernel::kSm90 && problem.mask && !copy_engine_reads_mask(problem);
+  result.scratch = take(scratch_bytes(problem, plan), &result.bytes);
+  result.copies_mask = plan.kernel == Kernel::kSm90 && problem.mask && !copy_engine_reads_mask(problem);
   if (result.copies_mask) {
     result.aligned_mask = aligned_mask(problem);
     result.mask = take(aligned_mask_bytes(problem), &result.bytes);

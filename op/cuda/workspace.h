@@ -24,7 +24,7 @@ struct Workspace {
   Input k, v;                         // total_sequence_length rows, as the kernels read them; null data likewise
 };
 
-Workspace workspace(const Problem& problem, Kernel kernel, int splits);
+Workspace workspace(const Problem& problem, const Plan& plan);
 
 // Elements of one row of attn_mask's copy.
 int64_t aligned_mask_columns(const Problem& problem);

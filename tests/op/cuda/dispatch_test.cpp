@@ -126,7 +126,7 @@ TEST(Dispatch, TilesOfTheSm80Kernel) {
 }
 
 TEST(Dispatch, FewQueriesAreSplitOverTheMultiprocessors) {
-  EXPECT_EQ(planned(make(decoding(1, 8192)), 90), "split, 16 x 128 tiles, keys in 16 parts (the first choice)");
+  EXPECT_EQ(planned(make(decoding(1, 131072)), 90), "split, 16 x 128 tiles, keys in 16 parts (the first choice)");
   EXPECT_EQ(planned(make(decoding(1, 300)), 90), "split, 16 x 128 tiles (the first choice)");    // too few keys
   EXPECT_EQ(planned(make(decoding(64, 8192)), 90), "split, 16 x 64 tiles (the first choice)");   // enough tiles
   EXPECT_EQ(planned(make(decoding(16, 8192)), 90), "split, 16 x 128 tiles (the first choice)");  // almost enough
@@ -139,6 +139,13 @@ TEST(Dispatch, FewQueriesAreSplitOverTheMultiprocessors) {
 TEST(Dispatch, TwoSplitBlocksShareAMultiprocessorWhereOneEachWouldLeaveSomeIdle) {
   EXPECT_PART(planned(make(decoding(10, 8192)), 90), "split, 16 x 64 tiles, keys in 3 parts");  // 80 tiles for 132
   EXPECT_PART(planned(make(decoding(5, 8192)), 90), "split, 16 x 128 tiles, keys in 3 parts");  // 120 blocks
+}
+
+TEST(Dispatch, SplitBlocksAreNarrowWhereWideOnesWouldHaveFewKeys) {
+  EXPECT_PART(planned(make(decoding(1, 8192)), 90), "split, 16 x 64 tiles, keys in 32 parts");
+  EXPECT_PART(planned(make(decoding(1, 16384)), 90), "split, 16 x 128 tiles, keys in 16 parts");
+  EXPECT_PART(planned(make(decoding(4, 2048)), 90), "split, 16 x 64 tiles, keys in 8 parts");
+  EXPECT_PART(planned(make(decoding(1, 4096)), 90), "split, 16 x 128 tiles, keys in 16 parts");  // of 256 keys
 }
 
 TEST(Dispatch, SplitBlocksAreAsWideAsSharedMemoryAllows) {

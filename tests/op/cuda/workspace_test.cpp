@@ -129,9 +129,22 @@ int64_t whole_256(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 TEST(Workspace, HoldsACounterWhereTilesAreDrawn) {
   Problem problem = masked(DType::kFloat16, 200);
-  EXPECT_EQ(plain_workspace_bytes(problem, known(90)), 0);
   problem.is_causal = true;
-  EXPECT_EQ(plain_workspace_bytes(problem, known(90)), whole_256(sizeof(int)));
+  const auto bytes = [&](int64_t batch_size, int64_t rows) {
+    problem.batch_size = batch_size;
+    problem.q_sequence_length = rows;
+    set_strides(&problem);
+    return plain_workspace_bytes(problem, known(90));
+  };
+  EXPECT_EQ(bytes(50, 200), whole_256(sizeof(int)));
+  EXPECT_EQ(bytes(5, 200), 0);   // a tile a multiprocessor
+  EXPECT_EQ(bytes(50, 100), 0);  // a tile a head, all alike
+  const int64_t lengths = 0;     // which planning does not read
+  problem.nonpad_kv_seqlen = &lengths;
+  EXPECT_EQ(bytes(50, 100), whole_256(sizeof(int)));  // they may differ by batch entry
+  problem.nonpad_kv_seqlen = nullptr;
+  problem.is_causal = false;
+  EXPECT_EQ(bytes(50, 200), 0);  // all alike
 }
 
 TEST(Workspace, HoldsACopyOfAMaskThatTheCopyEngineCannotRead) {
