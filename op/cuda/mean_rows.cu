@@ -63,27 +63,14 @@ __global__ void __launch_bounds__(kThreads) write_mean_rows(const __grid_constan
   }
 }
 
-template <typename T>
-Status run_typed(const Problem& problem, cudaStream_t stream) {
-  const int64_t chunks = (problem.q_sequence_length + kThreads - 1) / kThreads;
-  LaunchShape shape{problem.batch_size * problem.q_num_heads * chunks, kThreads};
-  shape.overlap = Overlap::kWithPrevious;
-  return launch(write_mean_rows<T>, shape, stream, problem);
-}
-
 }  // namespace
 
 Status run_mean_rows(const Problem& problem, cudaStream_t stream) {
-  switch (problem.dtype) {
-    case DType::kDouble:
-      return run_typed<double>(problem, stream);
-    case DType::kFloat16:
-      return run_typed<__half>(problem, stream);
-    case DType::kBFloat16:
-      return run_typed<__nv_bfloat16>(problem, stream);
-    default:
-      return run_typed<float>(problem, stream);
-  }
+  const int64_t chunks = (problem.q_sequence_length + kThreads - 1) / kThreads;
+  LaunchShape shape{problem.batch_size * problem.q_num_heads * chunks, kThreads};
+  shape.overlap = Overlap::kWithPrevious;
+  return with_element(problem.dtype,
+                      [&](auto element) { return launch(write_mean_rows<decltype(element)>, shape, stream, problem); });
 }
 
 }  // namespace flashonnx::cuda

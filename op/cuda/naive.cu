@@ -173,12 +173,6 @@ __global__ void __launch_bounds__(kThreads) naive_forward(const __grid_constant_
   row.run();
 }
 
-template <typename T>
-Status run_typed(const Problem& problem, cudaStream_t stream) {
-  const int64_t blocks = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
-  return launch(naive_forward<T>, {blocks, kThreads, naive_shared_bytes(problem)}, stream, problem);
-}
-
 }  // namespace
 
 int64_t naive_shared_bytes(const Problem& problem) {
@@ -187,18 +181,10 @@ int64_t naive_shared_bytes(const Problem& problem) {
 }
 
 Status run_naive(const Problem& problem, cudaStream_t stream) {
-  switch (problem.dtype) {
-    case DType::kFloat:
-      return run_typed<float>(problem, stream);
-    case DType::kDouble:
-      return run_typed<double>(problem, stream);
-    case DType::kFloat16:
-      return run_typed<__half>(problem, stream);
-    case DType::kBFloat16:
-      return run_typed<__nv_bfloat16>(problem, stream);
-    default:
-      return Status::error("the CUDA kernels take float, double, float16 and bfloat16");
-  }
+  const int64_t blocks = problem.batch_size * problem.q_num_heads * problem.q_sequence_length;
+  const LaunchShape shape{blocks, kThreads, naive_shared_bytes(problem)};
+  return with_element(problem.dtype,
+                      [&](auto element) { return launch(naive_forward<decltype(element)>, shape, stream, problem); });
 }
 
 }  // namespace flashonnx::cuda

@@ -1,10 +1,13 @@
-// 16-bit element types: what differs between float16 and bfloat16.
+// Element types: what differs between float16 and bfloat16, and which of all a problem has.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
+
+#include "op/core/problem.h"
+#include "op/core/status.h"
 
 namespace flashonnx::cuda {
 
@@ -39,5 +42,22 @@ __device__ inline double to_float(double value) { return value; }
 // What elements are summed in.
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// function(T{}) for the element type T of a problem.
+template <typename Function>
+Status with_element(DType dtype, const Function& function) {
+  switch (dtype) {
+    case DType::kFloat:
+      return function(float{});
+    case DType::kDouble:
+      return function(double{});
+    case DType::kFloat16:
+      return function(__half{});
+    case DType::kBFloat16:
+      return function(__nv_bfloat16{});
+    default:
+      return Status::error("the CUDA kernels take float, double, float16 and bfloat16");
+  }
+}
 
 }  // namespace flashonnx::cuda
