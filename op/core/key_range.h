@@ -46,18 +46,18 @@ struct KeyLimits {
   }
 };
 
-// Keys that are no padding. `nonpad` is nonpad_kv_seqlen[batch], read by the caller on the side where it lives; ignored
-// where there is none.
-FLASHONNX_HOST_DEVICE inline int64_t valid_keys(const Problem& problem, int64_t nonpad) {
+// Keys of a batch entry that are no padding. To be called on the side where nonpad_kv_seqlen lives.
+FLASHONNX_HOST_DEVICE inline int64_t valid_keys(const Problem& problem, int64_t batch) {
   const int64_t total = problem.past_sequence_length + problem.kv_sequence_length;
   if (problem.nonpad_kv_seqlen == nullptr) return total;
+  const int64_t nonpad = problem.nonpad_kv_seqlen[batch];
   return nonpad < 0 ? 0 : (nonpad < total ? nonpad : total);
 }
 
-// `nonpad`: likewise.
-FLASHONNX_HOST_DEVICE inline KeyLimits key_limits(const Problem& problem, int64_t nonpad) {
+// Likewise.
+FLASHONNX_HOST_DEVICE inline KeyLimits key_limits(const Problem& problem, int64_t batch) {
   KeyLimits limits;
-  limits.keys = valid_keys(problem, nonpad);
+  limits.keys = valid_keys(problem, batch);
   limits.offset = problem.past_sequence_length;
   if (problem.nonpad_kv_seqlen != nullptr) limits.offset = limits.keys - problem.q_sequence_length;
   if (problem.mask.data != nullptr && problem.mask.length < limits.keys) limits.keys = problem.mask.length;

@@ -22,8 +22,9 @@ const TensorDesc& desc(const Node& node, int input) { return *node.inputs[static
 Status check_elements(const Subject& what, const Shape& shape) {
   int64_t elements = 1;
   for (const int64_t dim : shape) {
-    if (dim < 0)
+    if (dim < 0) {
       return Status::error(to_string(what) + " has shape " + to_string(shape) + "; every dimension must be known");
+    }
     if (dim > 1 && elements > kMaxElements / dim) {
       return Status::error(to_string(what) + " has shape " + to_string(shape) + "; allowed: at most 2^59 elements");
     }

@@ -16,11 +16,7 @@ constexpr int64_t kColumns = 64;  // summed at a time
 template <typename T>
 class MeanRows {
  public:
-  MeanRows(const Problem& problem, int64_t b, int64_t h)
-      : p_(problem),
-        b_(b),
-        h_(h),
-        keys_(valid_keys(problem, problem.nonpad_kv_seqlen != nullptr ? problem.nonpad_kv_seqlen[b] : 0)) {}
+  MeanRows(const Problem& problem, int64_t b, int64_t h) : p_(problem), b_(b), h_(h), keys_(valid_keys(problem, b)) {}
 
   void write() const {
     const float* lse = p_.lse + (b_ * p_.q_num_heads + h_) * p_.q_sequence_length;

@@ -132,8 +132,7 @@ Status run_typed(const Problem& problem, const Parallel& parallel) {
   parallel(heads, [&](int64_t head) {
     const int64_t b = head / problem.q_num_heads;
     const int64_t h = head % problem.q_num_heads;
-    const int64_t nonpad = problem.nonpad_kv_seqlen != nullptr ? problem.nonpad_kv_seqlen[b] : 0;
-    const KeyLimits limits = key_limits(problem, nonpad);
+    const KeyLimits limits = key_limits(problem, b);
     try {
       std::vector<double> scores(static_cast<size_t>(problem.total_sequence_length()));
       for (int64_t i = 0; i < problem.q_sequence_length; ++i) Row<T>(problem, limits, b, h, i, scores).compute();

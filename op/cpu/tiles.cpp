@@ -60,11 +60,7 @@ int64_t rows_per_kv_head(const Problem& p) { return p.q_sequence_length * p.grou
 // One batch entry and KV head of a problem.
 class KvHead {
  public:
-  KvHead(const Problem& problem, int64_t b, int64_t h)
-      : p_(problem),
-        b_(b),
-        h_(h),
-        limits_(key_limits(problem, problem.nonpad_kv_seqlen != nullptr ? problem.nonpad_kv_seqlen[b] : 0)) {}
+  KvHead(const Problem& problem, int64_t b, int64_t h) : p_(problem), b_(b), h_(h), limits_(key_limits(problem, b)) {}
 
   // Everything of a tile but its rows' number, its split and its partial results.
   Tile tile() const {

@@ -6,10 +6,6 @@
 
 namespace flashonnx::cuda {
 
-__device__ inline KeyLimits limits_of(const Problem& problem, int batch) {
-  return key_limits(problem, problem.nonpad_kv_seqlen != nullptr ? problem.nonpad_kv_seqlen[batch] : 0);
-}
-
 // Walked from last to first; those in [unmasked_begin, unmasked_end) need no mask. Empty where begin == end.
 struct KeyBlocks {
   int begin = 0;

@@ -1,7 +1,7 @@
 // mean_without_keys: rows of Y without any allowed key, whose lse is -infinity, become the mean of V. It follows every
 // kernel, so that none of them has to know; where no row lacks keys it reads lse and no more.
+#include "op/core/key_range.h"
 #include "op/cuda/kernels.h"
-#include "op/cuda/key_blocks.cuh"
 #include "op/cuda/launch.h"
 #include "op/cuda/ptx/dependent_launch.cuh"
 #include "op/cuda/ptx/element.cuh"
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) write_mean_rows(const __grid_constan
 
   const int batch = static_cast<int>(row / problem.q_num_heads);
   const int64_t head = row % problem.q_num_heads;
-  const int64_t keys = valid_keys(problem, problem.nonpad_kv_seqlen != nullptr ? problem.nonpad_kv_seqlen[batch] : 0);
+  const int64_t keys = valid_keys(problem, batch);
   if (keys == 0) return;
   const int64_t kv_head = head / (problem.q_num_heads / problem.kv_num_heads);
   const T* v = static_cast<const T*>(problem.v.data) + batch * problem.v.batch_stride + kv_head * problem.v.head_stride;

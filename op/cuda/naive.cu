@@ -1,7 +1,7 @@
 // Attention without tiles or tensor cores: one block a query row, for what the faster kernels do not take (float and
 // double, any head size and alignment, qk_matmul_output). Memory is O(head_size): keys pass through in chunks.
+#include "op/core/key_range.h"
 #include "op/cuda/kernels.h"
-#include "op/cuda/key_blocks.cuh"
 #include "op/cuda/launch.h"
 #include "op/cuda/scores.cuh"
 
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads) naive_forward(const __grid_constant_
   const int batch = static_cast<int>(index / problem.q_sequence_length / problem.q_num_heads);
   auto* const output = shared + problem.head_size;
   auto* const p = output + problem.v_head_size;
-  NaiveRow<T> row{problem, batch, head, query, shared, output, p, p + kThreads, limits_of(problem, batch)};
+  NaiveRow<T> row{problem, batch, head, query, shared, output, p, p + kThreads, key_limits(problem, batch)};
   row.run();
 }
 

@@ -62,7 +62,7 @@ struct Sm80Block {
 
   __device__ void run() {
     const Problem& problem = arguments.problem;
-    limits = limits_of(problem, tile.batch);
+    limits = key_limits(problem, tile.batch);
     unit = T::kModified ? score_rules(problem).unit : static_cast<float>(problem.scale);
     start_rows();
     const KeyBlocks blocks = key_blocks<T::kQTile, T::kKeyTile>(problem, limits, tile.block);

@@ -39,7 +39,7 @@ struct Sm90TileProducer {
     const Problem& problem = arguments.problem;
     Sm90Work<T> work;
     work.tile = tile;
-    work.limits = limits_of(problem, tile.batch);
+    work.limits = key_limits(problem, tile.batch);
     work.blocks = key_blocks<T::kQTile, T::kKeyTile>(problem, work.limits, tile.block);
 #pragma unroll
     for (int group = 0; group < T::kConsumers; ++group) {

@@ -72,7 +72,7 @@ struct SplitBlock {
   __device__ void run() {
     const Problem& problem = arguments.problem;
     stride = T::kKeys * warps;
-    limits = limits_of(problem, batch);
+    limits = key_limits(problem, batch);
     take_share_of_keys();
     k = copier(problem.k, problem.head_size);
     v = copier(problem.v, problem.v_head_size);

@@ -51,7 +51,7 @@ struct TileOrder {
 // Whether blocks, one a multiprocessor, draw tiles from a counter.
 inline bool draws_tiles(const Problem& problem, int q_tile, int multiprocessors) {
   const bool cost_the_same = uniform_keys(problem) || (row_blocks(problem, q_tile) == 1 && !problem.nonpad_kv_seqlen);
-  return !cost_the_same && problem.batch_size * problem.q_num_heads * row_blocks(problem, q_tile) > multiprocessors;
+  return !cost_the_same && all_tiles(problem, q_tile) > multiprocessors;
 }
 
 inline TileOrder tile_order(const Problem& problem, int q_tile, int64_t l2_bytes, int* counter) {
@@ -59,7 +59,7 @@ inline TileOrder tile_order(const Problem& problem, int q_tile, int64_t l2_bytes
   order.blocks = static_cast<int>(row_blocks(problem, q_tile));
   order.heads = static_cast<int>(problem.q_num_heads);
   const int64_t all_heads = problem.batch_size * problem.q_num_heads;
-  order.tiles = static_cast<int>(order.blocks * all_heads);
+  order.tiles = static_cast<int>(all_tiles(problem, q_tile));
   order.longest_first = !uniform_keys(problem);
   const int64_t kv_head_bytes =
       problem.total_sequence_length() * (problem.head_size + problem.v_head_size) * size_of(problem.dtype);

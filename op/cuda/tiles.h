@@ -128,10 +128,13 @@ inline int64_t row_blocks(const Problem& problem, int q_tile) {
   return (problem.q_sequence_length + q_tile - 1) / q_tile;
 }
 
+inline int64_t all_tiles(const Problem& problem, int q_tile) {
+  return problem.batch_size * problem.q_num_heads * row_blocks(problem, q_tile);
+}
+
 // Query rows, in whole tiles, that the busiest multiprocessor computes.
 inline int64_t most_rows(const Problem& problem, int q_tile, int multiprocessors) {
-  const int64_t tiles = problem.batch_size * problem.q_num_heads * row_blocks(problem, q_tile);
-  return (tiles + multiprocessors - 1) / multiprocessors * q_tile;
+  return (all_tiles(problem, q_tile) + multiprocessors - 1) / multiprocessors * q_tile;
 }
 
 // Tall tiles cost a fifth less a row, but of few rows their last ones are partly empty, the last round of them leaves

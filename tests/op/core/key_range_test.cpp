@@ -34,7 +34,7 @@ class KeyRanges : public testing::TestWithParam<Windows> {
   }
 
   void expect_rows_as_defined() const {
-    const KeyLimits limits = key_limits(problem, nonpad);
+    const KeyLimits limits = key_limits(problem, 0);
     for (int64_t i = 0; i < problem.q_sequence_length; ++i) {
       const KeyRange range = limits.row(i);
       for (int64_t j = 0; j < problem.total_sequence_length(); ++j) {
@@ -57,7 +57,7 @@ TEST_P(KeyRanges, RowIsCutWhereAShortMaskEnds) {
 }
 
 TEST_P(KeyRanges, BlocksHoldWhatTheirRowsHold) {
-  const KeyLimits limits = key_limits(problem, nonpad);
+  const KeyLimits limits = key_limits(problem, 0);
   for (int64_t first = 0; first < problem.q_sequence_length; ++first) {
     for (int64_t last = first; last < problem.q_sequence_length; ++last) {
       const KeyRange any = limits.rows(first, last);

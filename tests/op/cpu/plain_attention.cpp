@@ -87,7 +87,7 @@ void run_row(const Problem& p, const KvHead& head, const KeyLimits& limits, int6
 
 void run_plain_attention(const Problem& p) {
   for (int64_t b = 0; b < p.batch_size; ++b) {
-    const KeyLimits limits = key_limits(p, p.nonpad_kv_seqlen != nullptr ? p.nonpad_kv_seqlen[b] : 0);
+    const KeyLimits limits = key_limits(p, b);
     for (int64_t kv_head = 0; kv_head < p.kv_num_heads; ++kv_head) {
       const KvHead head = read_kv_head(p, b, kv_head);
       for (int64_t g = 0; g < p.group_size(); ++g) {
