@@ -10,8 +10,9 @@
 namespace flashonnx {
 namespace {
 
-// To be woken takes a thread as long as a small problem takes to compute.
-constexpr std::chrono::microseconds kWatchFor{50};
+// To be woken takes a thread as long as a small problem takes to compute; this is longer than what a call from Python
+// takes beside the op.
+constexpr std::chrono::microseconds kWatchFor{200};
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)

@@ -10,7 +10,7 @@ import ctypes
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import ml_dtypes
@@ -236,12 +236,11 @@ def _node(
     outputs: Mapping[str, NativeTensor],
     attributes: Mapping[str, float] | None,
 ) -> _Node:
-    given = {name: value for name, value in (attributes or {}).items() if value is not None}
-    rows = (_Attribute * len(given))(*(_Attribute(name.encode(), float(value)) for name, value in given.items()))
+    given = tuple((name, float(value)) for name, value in (attributes or {}).items() if value is not None)
     return _Node(
         inputs=_tensor_pointers(inputs, contract.INPUT_INDEX, "input"),
         outputs=_tensor_pointers(outputs, contract.OUTPUT_INDEX, "output"),
-        attributes=rows,
+        attributes=_attributes(given),
         num_inputs=len(contract.INPUTS),
         num_outputs=len(contract.OUTPUTS),
         num_attributes=len(given),
@@ -265,6 +264,17 @@ def _tensor(tensor: NativeTensor) -> _Tensor:
         data=tensor.data,
         dtype=tensor.dtype,
         rank=_UNKNOWN_RANK if shape is None else len(shape),
-        dims=(ctypes.c_int64 * len(shape or ()))(*(shape or ())),
-        strides=None if tensor.strides is None else (ctypes.c_int64 * len(tensor.strides))(*tensor.strides),
+        dims=_int64s(tuple(shape or ())),
+        strides=None if tensor.strides is None else _int64s(tuple(tensor.strides)),
     )
+
+
+# The library reads these arrays only; calls of one signature, on any thread, share them.
+@lru_cache(maxsize=1024)
+def _int64s(values: tuple[int, ...]) -> Any:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+@lru_cache(maxsize=1024)
+def _attributes(given: tuple[tuple[str, float], ...]) -> Any:
+    return (_Attribute * len(given))(*(_Attribute(name.encode(), value) for name, value in given))
