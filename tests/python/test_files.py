@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import os
+import stat
 
 import pytest
 
@@ -47,3 +48,26 @@ def test_permissions_follow_the_umask(tmp_path):
 def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "no" / "a.txt", "")
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+    with pytest.raises(OSError, match="a device or a pipe"), replacing(pipe):
+        pass
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    with pytest.raises(IsADirectoryError, match="it is a folder"):
+        write_text(tmp_path, "text")
+
+
+def test_file_names_that_are_no_utf_8(tmp_path):
+    name = os.fsdecode(b"m\xff.onnx")
+    write_text(tmp_path / "a.txt", f"from {name}")
+    assert (tmp_path / "a.txt").read_text() == "from m?.onnx"
