@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from flashonnx import contract
+from flashonnx.files import refuse_special
 from flashonnx.fusion import soundness
 from flashonnx.fusion.embedded import write_embedded
 
@@ -128,8 +129,10 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise ModelError(f"{path}: no such folder: {path.parent}")
-    if path.is_dir():
-        raise ModelError(f"{path}: cannot be written: it is a folder")
+    try:
+        refuse_special(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror}") from error
     tensors = [value.const_value for value in model.graph.initializers.values()]
     external = is_large(model) or any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     data_name = _data_name(model, path) if external else None
@@ -146,6 +149,22 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
                     os.replace(written, path.parent / name)
     except (OSError, ValueError, ir.serde.SerdeError) as error:
         raise ModelError(f"{path}: cannot be written: {_first_line(error)}") from error
+    if data_name:
+        _follow_weights(model, path, data_name)
+
+
+def _follow_weights(model: ir.Model, path: Path, data_name: str) -> None:
+    """Weights that lay in the file that was just replaced are taken from the new one, where they lie elsewhere."""
+    replaced = (path.parent / data_name).resolve()
+    values = [
+        value
+        for value in model.graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor) and Path(value.const_value.path) == replaced
+    ]
+    if values:
+        saved = _read(path).graph.initializers
+        for value in values:
+            value.const_value = saved[str(value.name)].const_value
 
 
 def _data_name(model: ir.Model, path: Path) -> str:

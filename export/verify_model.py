@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -64,7 +65,7 @@ def _feeds(inputs: list[ir.Value], mask_inputs: Collection[ir.Value], trace: Tra
     return feeds
 
 
-def _outputs(model: ir.Model, feeds: Sequence[dict[str, np.ndarray]]) -> list[list[np.ndarray]]:
+def _outputs(model: ir.Model, feeds: Sequence[dict[str, np.ndarray]]) -> list[list[Any]]:
     """What the model makes of each of the feeds; the session's copy of the weights is gone when it returns."""
     proto, weights = without_weights(model, can_be_lent)
     return list(run_model(as_the_standard_says(proto), feeds, weights=weights))
@@ -74,10 +75,21 @@ def _count(model: ir.Model, op_type: str) -> int:
     return sum(node.op_type == op_type for node in model.graph)
 
 
-def _relative(name: str, expected: np.ndarray, found: np.ndarray) -> float:
-    """Where the original says NaN, from a row without any key, the fused model may say something better."""
+def _relative(name: str, expected: Any, found: Any) -> float:
+    """The largest difference of an output, an array or a sequence of them, over its largest value; 0 for strings.
+
+    Where the original says NaN, from a row without any key, the fused model may say something better.
+    """
+    if isinstance(expected, list):
+        if len(expected) != len(found):
+            raise Refusal(f"the fused model's {name} has {len(found)} entries, the original's {len(expected)}")
+        return max((_relative(name, *pair) for pair in zip(expected, found, strict=True)), default=0.0)
     if expected.shape != found.shape:
         raise Refusal(f"the fused model's {name} has shape {found.shape}, the original's {expected.shape}")
+    if expected.dtype == object:
+        if not np.array_equal(expected, found):
+            raise Refusal(f"the fused model's {name} is not the original's")
+        return 0.0
     tolerance = _TOLERANCE.get(str(expected.dtype), _TOLERANCE_BELOW)
     old, new = expected.astype(np.float64), found.astype(np.float64)
     known = np.isfinite(old)

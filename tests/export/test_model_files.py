@@ -28,10 +28,10 @@ def graph() -> Graph:
 
 
 def save(graph: Graph, path: Path, location: str | None = None) -> Path:
-    """Writes the model, its larger weights into `location` if given."""
+    """Writes the model, its weights into `location` if given."""
     path.parent.mkdir(exist_ok=True)
     model = complete(graph)
-    onnx.save(model, path, save_as_external_data=location is not None, location=location, size_threshold=1024)
+    onnx.save(model, path, save_as_external_data=location is not None, location=location, size_threshold=128)
     return path
 
 
@@ -65,6 +65,23 @@ def test_in_place(graph: Graph, tmp_path: Path, location: str | None) -> None:
     fuse(source, source)
     assert "FlashAttention" in [node.op_type for node in onnx.load(source).graph.node]
     assert_equal(graph, source)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_the_result_outlives_the_file_that_it_replaces(tmp_path: Path, verify: bool) -> None:
+    """Weights lie at other places in the new file, or in the model itself when they are small."""
+
+    def projected_twice(graph: Graph, value: str) -> str:
+        weight = np.random.default_rng(1).standard_normal((WIDTH, 2)) / WIDTH
+        return graph.op("MatMul", projected(graph, value), graph.constant(weight, np.float32))
+
+    graph = attention(on_y=projected_twice)
+    source = save(graph, tmp_path / "model.onnx", "model.onnx.data")
+    result = fuse(source, source, verify=verify)
+    result.save(tmp_path / "again.onnx")
+    assert_equal(graph, tmp_path / "again.onnx")
+    onnx.save(result.model, tmp_path / "whole.onnx")
+    assert_equal(graph, tmp_path / "whole.onnx")
 
 
 def test_the_weights_of_the_input_stay_under_the_name_that_the_output_would_use(graph: Graph, tmp_path: Path) -> None:
@@ -126,6 +143,15 @@ def test_an_output_that_cannot_be_written(graph: Graph, tmp_path: Path, target: 
     with pytest.raises(ModelError, match=r"fused\.onnx|folder"):
         fuse(source, tmp_path / target)
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_pipe_or_device_is_not_replaced_by_the_output(graph: Graph, tmp_path: Path) -> None:
+    source = save(graph, tmp_path / "model.onnx", "weights.bin")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelError, match="a device or a pipe"):
+        fuse(source, tmp_path / "pipe")
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx", "pipe", "weights.bin"]
+    assert not (tmp_path / "pipe").is_file()
 
 
 def test_an_existing_output_survives_a_failure(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

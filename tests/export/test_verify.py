@@ -120,6 +120,42 @@ def test_the_whole_model_is_compared_too(misread: Misread, monkeypatch: pytest.M
     assert_as_it_was(result)
 
 
+def with_text_and_list(text: str) -> ir.Model:
+    """A model that also gives a string and a sequence of two tensors."""
+    proto = attention().model()
+    y = proto.graph.output[0].name
+    proto.graph.node.extend(
+        [
+            onnx.helper.make_node("Constant", [], ["text"], value_strings=[text]),
+            onnx.helper.make_node("SequenceConstruct", [y, y], ["list"]),
+        ]
+    )
+    proto.graph.output.extend(
+        [
+            onnx.helper.make_tensor_value_info("text", onnx.TensorProto.STRING, [1]),
+            onnx.helper.make_tensor_sequence_value_info("list", onnx.TensorProto.FLOAT, None),
+        ]
+    )
+    return ir.from_proto(proto)
+
+
+def test_outputs_that_are_strings_or_sequences_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = flashonnx.fusion.fuse(with_text_and_list("yes"))
+    assert [site.fused for site in result.report.sites] == [True]
+    assert result.report.verification.startswith("equal within")
+
+    monkeypatch.setattr(PASS, "verify_model", against(with_text_and_list("no")))
+    refused = flashonnx.fusion.fuse(with_text_and_list("yes"))
+    assert "text is not the original's" in refused.report.sites[0].reason
+
+
+def against(other: ir.Model) -> Callable[..., str]:
+    """verify_model, with another original."""
+    from flashonnx.fusion.verify_model import verify_model
+
+    return lambda original, *rest: verify_model(other, *rest)
+
+
 def test_a_site_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flashonnx.fusion.verify.run_model", _does_not_run)
     monkeypatch.setattr("flashonnx.fusion.verify.run_reference", _does_not_run)
