@@ -247,3 +247,46 @@ def test_info_plans_for_gpus_that_are_elsewhere(run):
     unknown = run("info", "--compute-capability", "5.0", *arguments)
     assert "no GPU of compute capability 5.0 is known" in json.loads(unknown.stdout)["gpu_kernels"]["5.0"]
     assert run("info", "--compute-capability", "new").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (["out.onnx", "--json", "out.onnx"], "two outputs cannot be one file"),
+        (["out.onnx", "--json", "folder"], "it is a folder"),
+        (["folder"], "it is a folder"),
+    ],
+)
+def test_outputs_that_cannot_be_are_told_before_any_work(run, tmp_path, monkeypatch, outputs, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    result = run("fuse", "no-such-model.onnx", *outputs)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "tpu"], "device 'tpu' is not 'cpu' or 'cuda'"),
+        (["--atol", "nan"], "atol is nan; allowed"),
+        (["--rtol", "-1"], "rtol is -1.0; allowed"),
+        (["--dim", "s=x"], "'s=x' is not a size of a dimension"),
+    ],
+)
+def test_validate_refuses_options_that_mean_nothing(run, attention_files, options, message):
+    result = run("validate", attention_files["unfused"], attention_files["fused"], *options)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+
+
+def test_names_may_look_like_markup(run, attention_files, tmp_path):
+    model = onnx.load(attention_files["unfused"])
+    for index, node in enumerate(model.graph.node):
+        node.name = f"[/b]{index}"
+        node.output[:] = ["[/x]y" if name == model.graph.output[0].name else name for name in node.output]
+    model.graph.output[0].name = "[/x]y"
+    named, fused = tmp_path / "[bold]in.onnx", tmp_path / "[red]out.onnx"
+    onnx.save(model, named)
+    assert "[/b]" in run("fuse", named, fused).stdout
+    result = run("validate", named, fused, "--sites")
+    assert result.exit_code == 0, result.stderr
+    assert all(text in result.stdout for text in ("[bold]in.onnx", "[red]out.onnx", "[/x]y"))

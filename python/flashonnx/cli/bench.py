@@ -14,6 +14,7 @@ from flashonnx.cli.common import (
     HTML_HELP,
     JSON_HELP,
     check_folder,
+    check_outputs,
     console,
     exit_codes,
     fail,
@@ -55,7 +56,8 @@ def bench(
     plots: Annotated[Path | None, typer.Option(help="Write the plots as SVG files into this folder.")] = None,
 ) -> None:
     """Time the op against PyTorch's and ONNX Runtime's attention; measure memory and error."""
-    check_folder(json, html, plots)
+    check_outputs(json, html)
+    check_folder(plots)
     with exit_codes():
         from flashonnx.bench.cases import SCALING_LENGTHS, with_options
         from flashonnx.bench.core import bench as run

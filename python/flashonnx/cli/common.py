@@ -89,8 +89,19 @@ def is_shown(json_path: str | None) -> bool:
     return json_path != STDOUT
 
 
+def check_outputs(*paths: str | Path | None) -> None:
+    """Fails before any work is done if a file could not be written at the end, or one would take another's place."""
+    named = [Path(path) for path in paths if path is not None and str(path) != STDOUT]
+    check_folder(*named)
+    for index, path in enumerate(named):
+        if path.is_dir():
+            fail(f"{path}: cannot be written: it is a folder")
+        if path.absolute() in [other.absolute() for other in named[:index]]:
+            fail(f"{path}: two outputs cannot be one file")
+
+
 def check_folder(*paths: str | Path | None) -> None:
-    """Fails before any work is done if a file could not be written at the end."""
+    """Fails if the folder that something is to be written to does not exist."""
     for path in paths:
         if path is not None and str(path) != STDOUT and not Path(path).absolute().parent.is_dir():
             fail(f"{path}: no such folder: {Path(path).parent}")

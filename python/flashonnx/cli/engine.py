@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flashonnx.cli.common import ANSWER_IS_NO, JSON_HELP, check_folder, exit_codes, fail, is_shown, progress, write_json
+from flashonnx.cli.common import (
+    ANSWER_IS_NO,
+    JSON_HELP,
+    check_outputs,
+    exit_codes,
+    fail,
+    is_shown,
+    progress,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from flashonnx.engine import BuildResult
@@ -40,7 +49,7 @@ def engine(
 
     Exits with 1 if the outputs differ; the engine is not written then.
     """
-    check_folder(target, timing_cache, onnx, json)
+    check_outputs(target, timing_cache, onnx, json)
     with exit_codes():
         from flashonnx.engine import EngineMismatchError, build_engine
         from flashonnx.validation.inputs import parse_shape

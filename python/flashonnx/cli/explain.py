@@ -10,7 +10,7 @@ import typer
 from flashonnx.cli.common import (
     HTML_HELP,
     JSON_HELP,
-    check_folder,
+    check_outputs,
     console,
     exit_codes,
     fail,
@@ -43,7 +43,7 @@ def explain(
     """Say for each softmax and attention node what it is, what its mask means, what the fused op would absorb and which
     kernel would run, or which node stops it from being fused.
     """
-    check_folder(json, html)
+    check_outputs(json, html)
     with exit_codes():
         from flashonnx.fusion import explain as run
         from flashonnx.validation.inputs import parse_dim, parse_shape

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flashonnx.cli.common import JSON_HELP, TARGET_HELP, check_folder, exit_codes, is_shown, progress, write_json
+from flashonnx.cli.common import JSON_HELP, TARGET_HELP, check_outputs, exit_codes, is_shown, progress, write_json
 from flashonnx.cli.fusing import PORTABLE_HELP, REQUIRE_ALL_HELP, VERIFY_HELP, reporting, show_sites
 
 app = typer.Typer(add_completion=False)
@@ -27,7 +27,7 @@ def export(
 
     The options that CALLABLE returns are keyword arguments of flashonnx.export, such as dynamic_shapes.
     """
-    check_folder(target, json)
+    check_outputs(target, json)
     with exit_codes(), reporting(json):
         from flashonnx.cli.target import load_target
         from flashonnx.exporter import export as run

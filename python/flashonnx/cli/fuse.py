@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flashonnx.cli.common import JSON_HELP, check_folder, exit_codes, is_shown, progress, write_json
+from flashonnx.cli.common import JSON_HELP, check_outputs, exit_codes, is_shown, progress, write_json
 from flashonnx.cli.fusing import PORTABLE_HELP, REQUIRE_ALL_HELP, VERIFY_HELP, reporting, show_sites, show_step
 
 app = typer.Typer(add_completion=False)
@@ -23,7 +23,7 @@ def fuse(
     json: Annotated[str | None, typer.Option(help=JSON_HELP)] = None,
 ) -> None:
     """Rewrite an ONNX model's attention to FlashAttention and say what became of each site."""
-    check_folder(target, json)
+    check_outputs(target, json)
     with exit_codes(), reporting(json):
         from flashonnx.fusion import fuse as run
 

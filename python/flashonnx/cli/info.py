@@ -99,11 +99,12 @@ def _gpus() -> list[str]:
 
 
 def _print(facts: dict[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        table.add_row(f"[bold]{name.replace('_', ' ')}", _text(value))
+        table.add_row(f"[bold]{name.replace('_', ' ')}", escape(_text(value)))
     console().print(table)
 
 

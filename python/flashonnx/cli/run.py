@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flashonnx.cli.common import check_folder, exit_codes, progress
+from flashonnx.cli.common import check_outputs, exit_codes, progress
 
 app = typer.Typer(add_completion=False)
 
@@ -23,7 +23,7 @@ def run(
 
     NumPy has no bfloat16: such outputs are two bytes a value, and may be inputs again.
     """
-    check_folder(target)
+    check_outputs(target)
     with exit_codes():
         import numpy as np
 

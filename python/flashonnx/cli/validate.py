@@ -12,7 +12,7 @@ from flashonnx.cli.common import (
     HTML_HELP,
     JSON_HELP,
     TARGET_HELP,
-    check_folder,
+    check_outputs,
     console,
     exit_codes,
     fail,
@@ -53,7 +53,7 @@ def validate(
     """
     if (model is None) == (engine is None):
         fail("name one thing to validate: MODEL or --engine")
-    check_folder(json, html)
+    check_outputs(json, html)
     with exit_codes():
         from flashonnx.cli.target import is_target, load_target
         from flashonnx.validation import validate as run
@@ -93,7 +93,7 @@ def _open_engine(path: Path | None) -> Engine:
 
 def _print(result: ValidationResult) -> None:
     out = console()
-    out.print(f"{result.model}\nagainst {result.reference}", highlight=False)
+    out.print(f"{result.model}\nagainst {result.reference}", highlight=False, markup=False)
     if result.outputs:
         out.print(_table("output", result.outputs))
     if result.sites:
@@ -106,18 +106,19 @@ def _print(result: ValidationResult) -> None:
 
 
 def _table(kind: str, comparisons: list[Any]) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(kind, "type", "max abs", "max rel", "RMS", "cosine", "judged", "limit", "verdict")
     for comparison in comparisons:
         distance, verdict = comparison.distance, comparison.verdict
         table.add_row(
-            comparison.name,
+            escape(comparison.name),
             comparison.dtype,
             *(f"{figure:.3g}" for figure in (distance.max_abs, distance.max_rel, distance.rms)),
             f"{distance.cosine:.9f}",
             f"{verdict.error:.3g}",
             f"{verdict.limit:.3g}",
-            "[green]passed" if verdict.passed else f"[red]FAILED: {verdict.reason}",
+            "[green]passed" if verdict.passed else f"[red]FAILED: {escape(verdict.reason)}",
         )
     return table

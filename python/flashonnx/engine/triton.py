@@ -75,12 +75,14 @@ def write_repository(
         FileExistsError: there is such a model already.
         OSError: a file cannot be read or written.
         RunError: the model is no ONNX file.
-        ValueError: `engine` does not look like one.
+        ValueError: `engine` does not look like one, or `name` is not that of a folder.
     """
     if engine is not None and not is_engine(engine):
         raise ValueError(f"{engine} is no engine by its name")
     root, seen_as = Path(folder), Path(mount) if mount else Path(folder).absolute()
     name = name or Path(model).stem
+    if name in (".", "..", LIBRARIES) or Path(name).name != name:
+        raise ValueError(f"{name!r} cannot be a model's name: it has to be that of a folder, other than {LIBRARIES}")
     proto = load_model(model)
     libraries = seen_as / LIBRARIES
     library = {"op_library_filename": [str(libraries / Path(get_library_path()).name)]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from flashonnx.validation.compare import (
     judge_equal,
     worst,
 )
-from flashonnx.validation.inputs import InputSet, InputSpec, check_arrays, generate, input_specs, load_npz
+from flashonnx.validation.inputs import InputError, InputSet, InputSpec, check_arrays, generate, input_specs, load_npz
 from flashonnx.validation.oracle import OnnxOracle, torch_oracle
 from flashonnx.validation.result import Comparison, Measurement, ValidationResult
 from flashonnx.validation.runners import OnnxRunner, RunError, Runner, TorchRunner
@@ -81,16 +82,17 @@ def validate(
         progress: called with a line before each step.
 
     Raises:
-        InputError: the inputs do not fit the model.
+        InputError: the inputs do not fit the model, `sites` with a reference or model that is no ONNX file, an unknown
+            device, or a tolerance that is negative or no number.
         RunError: a model does not load.
         OSError: a file cannot be read.
-        ValueError: `sites` with a reference or model that is no ONNX file, or an unknown device.
     """
     say = progress or (lambda line: None)
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not 'cpu' or 'cuda'")
+    for name, tolerance in (("atol", atol), ("rtol", rtol)):
+        if tolerance is not None and not 0 <= tolerance < math.inf:
+            raise InputError(f"{name} is {tolerance}; allowed: 0 and positive numbers")
     if sites and (callable(reference) or not isinstance(model, (str, Path)) or is_engine(model)):
-        raise ValueError("sites can only be compared between an ONNX file and the one that it was fused from")
+        raise InputError("sites can only be compared between an ONNX file and the one that it was fused from")
     found = find_sites(str(reference), str(model)) if sites and not callable(reference) else []
     exposed = [site.shared for site in found if site.shared]
     say("loading the model")

@@ -126,10 +126,10 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 def parse_dim(text: str) -> tuple[str, int]:
     """'sequence=128' as (sequence, 128)."""
-    name, shape = parse_shape(text)
-    if len(shape) != 1:
+    name, equals, size = text.rpartition("=")
+    if not equals or not name or not size.isdecimal():
         raise InputError(f"{text!r} is not a size of a dimension such as sequence=128")
-    return name, shape[0]
+    return name, int(size)
 
 
 def generate(

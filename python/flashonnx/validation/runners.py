@@ -13,6 +13,7 @@ import onnxruntime
 
 from flashonnx.arrays import from_ort, from_torch, to_ort, to_torch
 from flashonnx.runtime import session
+from flashonnx.validation.inputs import InputError
 
 PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 
@@ -39,6 +40,9 @@ class OnnxRunner:
     """An ONNX file in ONNX Runtime, with the flashonnx library registered and, if asked, inner values as outputs."""
 
     def __init__(self, path: str | Path, *, device: str = "cpu", expose: Iterable[str] = ()) -> None:
+        """Raises InputError for a device that is not in PROVIDERS, RunError if the model does not load."""
+        if device not in PROVIDERS:
+            raise InputError(f"device {device!r} is not {' or '.join(map(repr, PROVIDERS))}")
         self.label = f"{Path(path).name} (ONNX Runtime {onnxruntime.__version__}, {device})"
         providers = PROVIDERS[device]
         if providers[0] not in onnxruntime.get_available_providers():

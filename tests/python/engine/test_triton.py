@@ -113,6 +113,15 @@ def test_an_existing_model_is_not_overwritten(tmp_path: Path, libraries: None) -
     assert list((tmp_path / "repository" / "bert").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["../bert", "a/b", "..", "flashonnx"])
+def test_a_name_that_is_no_folder_of_its_own(tmp_path: Path, libraries: None, name: str) -> None:
+    onnx.save(model(["batch", 2]), tmp_path / "bert.onnx")
+    with pytest.raises(ValueError, match="cannot be a model's name"):
+        write_repository(tmp_path / "bert.onnx", tmp_path / "repository", name=name)
+    assert not (tmp_path / "repository").exists()
+    assert not list(tmp_path.glob("bert/*"))
+
+
 def test_a_failure_leaves_no_model(tmp_path: Path, libraries: None) -> None:
     onnx.save(model(["batch", 2]), tmp_path / "bert.onnx")
     with pytest.raises(FileNotFoundError):
