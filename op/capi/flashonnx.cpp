@@ -10,6 +10,7 @@
 #include "op/capi/node.h"
 #include "op/capi/thread_pool.h"
 #include "op/cpu/flash_attention.h"
+#include "op/cpu/fma_peak.h"
 #include "op/cuda/flash_attention.h"
 
 namespace flashonnx::capi {
@@ -136,6 +137,14 @@ Answer output_shape(const flashonnx_node& from, int32_t index, int64_t* dims, in
   return {};
 }
 
+Answer multiply_add(int64_t flops, int32_t num_threads, int64_t* done) {
+  if (flops < 0) {
+    return invalid(Status::error("flops is " + std::to_string(flops) + "; allowed: 0 and positive numbers"));
+  }
+  *done = cpu::multiply_add(flops, PoolParallel(num_threads));
+  return {};
+}
+
 template <typename Include>
 std::string isa_list(const Include& include) {
   std::string list;
@@ -181,6 +190,11 @@ int32_t flashonnx_output_shape(const flashonnx_node* node, int32_t index, int64_
                                size_t text_size) {
   return flashonnx::capi::reply(text, text_size,
                                 [&] { return flashonnx::capi::output_shape(*node, index, dims, rank); });
+}
+
+int32_t flashonnx_multiply_add(int64_t flops, int32_t num_threads, int64_t* done, char* text, size_t text_size) {
+  return flashonnx::capi::reply(text, text_size,
+                                [&] { return flashonnx::capi::multiply_add(flops, num_threads, done); });
 }
 
 int32_t flashonnx_build_info(char* text, size_t text_size) {

@@ -74,6 +74,11 @@ FLASHONNX_API int32_t flashonnx_plan(const flashonnx_node* node, const flashonnx
 FLASHONNX_API int32_t flashonnx_output_shape(const flashonnx_node* node, int32_t index, int64_t* dims, int32_t* rank,
                                              char* text, size_t text_size);
 
+/* Does at least `flops` floating-point operations, two a multiply-add, on floats that stay in registers, on num_threads
+ * threads of the CPU (0: all); *done of them. Timed, it tells the most that a kernel of float could reach here. */
+FLASHONNX_API int32_t flashonnx_multiply_add(int64_t flops, int32_t num_threads, int64_t* done, char* text,
+                                             size_t text_size);
+
 /* Answers with a JSON object: version, compiler, cpu_kernels (built), cpu_kernels_supported (by this CPU), cpu_kernel
  * (the one in use), cuda. */
 FLASHONNX_API int32_t flashonnx_build_info(char* text, size_t text_size);

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <string>
 
-#include "op/cpu/kernel/tile.h"
+#include "op/cpu/kernel_table.h"
 #include "op/cpu/mean_rows.h"
 #include "op/cpu/naive.h"
 #include "op/cpu/packed_keys.h"
@@ -84,7 +84,7 @@ void choose_isa(const Problem& problem, const Choice& chosen, Plan& plan) {
 void cut_into_tiles(const Problem& problem, Plan& plan) {
   const int64_t heads = problem.batch_size * problem.kv_num_heads;
   const int64_t rows = problem.q_sequence_length * problem.group_size();
-  const int64_t panel = plan.kernel == Kernel::kFewRows ? rows : panel_rows(plan.isa);
+  const int64_t panel = plan.kernel == Kernel::kFewRows ? rows : kernel_table(plan.isa).panel_rows;
   plan.tile_rows = std::clamp<int64_t>(ceil_div(rows, panel) * panel, panel, kMaxTileRows);
   while (plan.tile_rows > panel && heads * ceil_div(rows, plan.tile_rows) < kEnoughTasks) {
     plan.tile_rows = ceil_div(plan.tile_rows / 2, panel) * panel;

@@ -8,7 +8,7 @@
 
 #include "op/core/key_range.h"
 #include "op/cpu/convert.h"
-#include "op/cpu/kernel/tile.h"
+#include "op/cpu/kernel_table.h"
 #include "op/cpu/rows.h"
 #include "op/cpu/scratch.h"
 
@@ -27,31 +27,6 @@ RowEnd finish_row(float m, float l, float sink, bool needs_lse) {
 namespace {
 
 constexpr float kNoSink = -std::numeric_limits<float>::infinity();
-
-const KernelTable& kernels(Isa isa) {
-  switch (isa) {
-#ifdef FLASHONNX_HAS_AMX
-    case Isa::kAmx:
-      return amx::kKernels;
-#endif
-#ifdef FLASHONNX_HAS_AVX512_BF16
-    case Isa::kAvx512Bf16:
-      return avx512_bf16::kKernels;
-#endif
-#ifdef FLASHONNX_HAS_AVX512
-    case Isa::kAvx512:
-      return avx512::kKernels;
-#endif
-#ifdef FLASHONNX_HAS_AVX2
-    case Isa::kAvx2:
-      return avx2::kKernels;
-#endif
-    case Isa::kAmxEmulated:
-      return amx_emulated::kKernels;
-    default:
-      return generic::kKernels;
-  }
-}
 
 // Rows that read one KV head: query i of head g of its group is row i * group_size + g, so that rows side by side
 // see nearly the same keys.
@@ -225,15 +200,13 @@ void merge_row(const Problem& problem, const TileRow& row, const Partials& parti
 
 }  // namespace
 
-int64_t panel_rows(Isa isa) { return kernels(isa).panel_rows; }
-
 int64_t partial_bytes(const Problem& problem, int64_t splits) {
   if (splits == 1) return 0;
   return Partials(problem, splits, nullptr).floats() * static_cast<int64_t>(sizeof(float));
 }
 
 Status run_tiles(const Problem& problem, const Plan& plan, void* workspace, const Parallel& parallel) {
-  const KernelTable& table = kernels(plan.isa);
+  const KernelTable& table = kernel_table(plan.isa);
   const TileKernel& kernel = plan.kernel == Kernel::kFewRows ? table.few_rows : table.tiled;
   const int64_t scratch_floats = kernel.scratch_floats(plan.tile_rows, problem.head_size, problem.v_head_size);
   const int64_t rows = rows_per_kv_head(problem);

@@ -8,9 +8,6 @@
 
 namespace flashonnx::cpu {
 
-// Rows of the instruction set's panels; a tile is best a multiple of it.
-int64_t panel_rows(Isa isa);
-
 // Bytes for the partial results of `splits` parts; 0 if there is one.
 int64_t partial_bytes(const Problem& problem, int64_t splits);
 

@@ -184,6 +184,17 @@ def output_shape(
     return tuple(dims[: rank.value])
 
 
+def multiply_add(flops: int, *, num_threads: int = 0) -> int:
+    """Does at least `flops` floating-point operations, two a multiply-add, on floats that stay in registers.
+
+    On `num_threads` threads of the CPU (0: all). Returns how many it did. Timed, it tells the most that a kernel of
+    float32 could reach on this machine. Raises ValueError if `flops` is negative.
+    """
+    done = ctypes.c_int64()
+    _call("flashonnx_multiply_add", ctypes.c_int64(flops), num_threads, ctypes.byref(done))
+    return done.value
+
+
 def build_info() -> dict[str, Any]:
     """What the library was built with and what of it this machine can run."""
     info: dict[str, Any] = json.loads(_call("flashonnx_build_info"))

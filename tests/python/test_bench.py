@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flashonnx.bench import contestants, core, reading, traffic
+from flashonnx.bench import contestants, core, limits, traffic
 from flashonnx.bench.cases import parse_case, random_inputs, with_options
 from flashonnx.bench.exactness import float64_attention
 from flashonnx.bench.memory import ChildError, in_child, is_supported, peak_above_now
@@ -52,11 +52,11 @@ def test_bytes():
 
 
 def test_inputs_in_turns_are_more_than_a_cache_holds():
-    assert reading.copies_of(32 << 20) == 8
-    assert reading.copies_of(1 << 30) == 1
-    assert reading.copies_of(1) == reading.MAX_COPIES
+    assert limits.copies_of(32 << 20) == 8
+    assert limits.copies_of(1 << 30) == 1
+    assert limits.copies_of(1) == limits.MAX_COPIES
     calls = []
-    function = reading.in_turns([lambda: calls.append("a"), lambda: calls.append("b")])
+    function = limits.in_turns([lambda: calls.append("a"), lambda: calls.append("b")])
     for _ in range(3):
         function()
     assert calls == ["a", "b", "a"]
@@ -70,6 +70,12 @@ def test_decoding_is_measured_against_reading(dtype):
     assert len(timing.read_seconds) == 3
     shares = [read / ours for read, ours in zip(timing.read_seconds, timing.seconds["flashonnx"], strict=True)]
     assert timing.read_share() == sorted(shares)[1]
+
+
+def test_multiply_adds_in_registers_are_counted():
+    multiply, flops = limits.multiplier(2)
+    assert multiply() == flops
+    assert 2 * limits.FMA_FLOPS_PER_THREAD <= flops < 2.2 * limits.FMA_FLOPS_PER_THREAD
 
 
 def test_rounds_take_everyone_in_changing_order():
@@ -225,6 +231,13 @@ def test_result_as_json(result, tmp_path):
     assert timing["gflops"]["flashonnx"] == pytest.approx(
         result.timings[0].case.flops / timing["median_seconds"]["flashonnx"] / 1e9
     )
+    assert len(timing["peak_gflops"]) == 3
+    shares = [
+        result.timings[0].case.flops / seconds / 1e9 / peak
+        for seconds, peak in zip(timing["seconds"]["flashonnx"], timing["peak_gflops"], strict=True)
+    ]
+    assert timing["fma_share"] == pytest.approx(sorted(shares)[1])
+    assert timing["read_share"] is None
 
 
 def test_plots_and_page(result, tmp_path):
@@ -235,6 +248,8 @@ def test_plots_and_page(result, tmp_path):
     page = (tmp_path / "bench.html").read_text()
     assert page.count("<svg") == 3
     assert "B1 H2 N32 D16 causal float32" in page
+    assert "of FMA peak" in page
+    assert f'<td class="n">{result.timings[0].fma_share():.2f}</td>' in page
 
 
 @needs_proc

@@ -222,6 +222,7 @@ def test_bench(run, tmp_path):
     assert "B1 H2 N32 D16 causal float32" in result.stdout
     timings = json.loads((tmp_path / "b.json").read_text())["timings"]
     assert len(timings) == 1
+    assert f"{timings[0]['fma_share']:.2f}" in result.stdout
     for arguments in (["luck"], ["--case", "1x2"], ["--dtype", "int8"], ["--against", "nobody"], ["--device", "tpu"]):
         assert run("bench", *arguments).exit_code == 2, arguments
 

@@ -122,6 +122,14 @@ def test_build_info_lists_the_kernels_that_run_here() -> None:
     assert set(info["cpu_kernels_supported"]) <= set(info["cpu_kernels"])
 
 
+def test_multiply_adds_are_counted() -> None:
+    done = native.multiply_add(1, num_threads=2)
+    assert done > 1
+    assert native.multiply_add(done + 1) == 2 * done
+    with pytest.raises(ValueError, match="flops is -1; allowed"):
+        native.multiply_add(-1)
+
+
 def test_element_types_are_onnxs() -> None:
     assert native.element_type(np.dtype(ml_dtypes.bfloat16)) == ELEMENT_TYPES["bfloat16"]
     with pytest.raises(ValueError, match="no ONNX tensors"):

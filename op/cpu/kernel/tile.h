@@ -78,12 +78,20 @@ struct TileKernel {
   int64_t (*scratch_floats)(int64_t rows, int64_t head_size, int64_t v_head_size);
 };
 
-// The kernels of one instruction set. Those that only multiply bfloat16 have no kernel for few rows, and a tiled one
-// for bfloat16.
+// Multiply-adds that wait for nothing: each round replaces each of `sums` floats x, kMaxFmaSums at most, by x / 2 + 1.
+constexpr int64_t kMaxFmaSums = 192;
+struct FmaPeak {
+  void (*run)(int64_t rounds, float* sums);
+  int64_t sums;
+};
+
+// The kernels of one instruction set. Those that only multiply bfloat16 have a tiled one for it and
+// nothing else.
 struct KernelTable {
   TileKernel tiled;     // Kernel::kTiled
   TileKernel few_rows;  // Kernel::kFewRows, for at most kMaxFewRows rows
   int64_t panel_rows;   // rows that the tiled kernel computes together: use multiples of it
+  FmaPeak fma_peak;
 };
 
 namespace generic {

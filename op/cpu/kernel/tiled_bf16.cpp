@@ -160,6 +160,6 @@ int64_t scratch_floats(int64_t rows, int64_t head_size, int64_t v_head_size) {
 
 }  // namespace
 
-const KernelTable kKernels = {{run, scratch_floats}, {}, kPanelRows};
+const KernelTable kKernels = {{run, scratch_floats}, {}, kPanelRows, {}};
 
 }  // namespace flashonnx::cpu::FLASHONNX_ISA

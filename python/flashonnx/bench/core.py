@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from flashonnx.bench import cuda, dram, reading, traffic
+from flashonnx.bench import cuda, dram, limits, traffic
 from flashonnx.bench.cases import SCALING_LENGTHS, Case, random_inputs
 from flashonnx.bench.contestants import Arrays, Contestant, Prepared, RefusedError
 from flashonnx.bench.devices import Device, find_device
@@ -22,7 +22,7 @@ MAX_SECONDS = 30.0
 # Longer problems are not checked against float64, which takes minutes there.
 MAX_EXACTNESS_LENGTH = 4096
 
-_READ = "read"  # among the contestants of a round
+_READ, _MULTIPLY = "read", "multiply"  # among the contestants of a round
 
 Progress = Callable[[str], None]
 
@@ -117,15 +117,24 @@ class _Run:
 
     def time(self, case: Case) -> Timing:
         self.say(f"time: {case}")
-        from_memory = case.is_decoding and self.device.has_reader
-        copies = reading.copies_of(case.input_bytes) if from_memory else 1
+        from_memory = case.is_decoding and self.device.has_limits
+        copies = limits.copies_of(case.input_bytes) if from_memory else 1
         inputs = [random_inputs(case, seed) for seed in range(copies)]
         prepared, refused = zip(*(self._prepare(case, arrays) for arrays in inputs), strict=True)
-        functions = {name: reading.in_turns([copy[name].run for copy in prepared]) for name in prepared[0]}
+        functions = {name: limits.in_turns([copy[name].run for copy in prepared]) for name in prepared[0]}
         if from_memory:
-            functions[_READ] = reading.in_turns([reading.reader(arrays[1:], self.threads) for arrays in inputs])
+            functions[_READ] = limits.in_turns([limits.reader(arrays[1:], self.threads) for arrays in inputs])
+        flops = 0
+        if self.device.has_limits:
+            functions[_MULTIPLY], flops = limits.multiplier(self.threads)
         times = self.device.interleave(functions, rounds=self.rounds, max_seconds=MAX_SECONDS)
-        return Timing(case, times, refused[0], read_seconds=times.pop(_READ, []))
+        return Timing(
+            case,
+            times,
+            refused[0],
+            read_seconds=times.pop(_READ, []),
+            peak_gflops=[flops / seconds / 1e9 for seconds in times.pop(_MULTIPLY, [])],
+        )
 
     def measure_error(self, case: Case) -> Exactness:
         self.say(f"error: {case}")

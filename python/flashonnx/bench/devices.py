@@ -37,7 +37,7 @@ class Device:
     max_score_bytes: int
     interleave: Callable[..., timing.Times]
     why_not: Callable[[], str]
-    has_reader: bool = False  # decoding is measured against reading.reader
+    has_limits: bool = False  # speed is measured against the machine's own, by limits.py
 
     def find_contestants(self, names: list[str] | None = None) -> list[Contestant]:
         """All contestants, or of these only the named ones and ours.
@@ -62,7 +62,7 @@ DEVICES = {
         max_score_bytes=2 << 30,
         interleave=timing.interleave,
         why_not=lambda: "",
-        has_reader=True,
+        has_limits=True,
     ),
     "cuda": Device(
         dtype="bfloat16",

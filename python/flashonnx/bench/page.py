@@ -10,7 +10,8 @@ from flashonnx.report import Series, line_plot, render_page
 def render(result: BenchResult) -> str:
     """The page's text."""
     figures = list(plots(result).values())
-    return render_page("bench.html.j2", result=result, figures=figures, columns=columns(result.timings))
+    shares = list(dict.fromkeys(name for timing in result.timings for name in timing.shares()))
+    return render_page("bench.html.j2", result=result, figures=figures, columns=columns(result.timings), shares=shares)
 
 
 def columns(timings: list[Timing]) -> list[str]:

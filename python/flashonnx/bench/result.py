@@ -20,13 +20,15 @@ from flashonnx.files import write_text
 class Timing:
     """One case: seconds of a call by contestant and round, and why the others did not take part.
 
-    Where decoding is measured against it, `read_seconds` are those of reading K and V once, by round.
+    On the CPU, `peak_gflops` are those of float32 multiply-adds in registers, by round; in decoding, `read_seconds`
+    are those of reading K and V once.
     """
 
     case: Case
     seconds: Times
     refused: dict[str, str]
     read_seconds: list[float] = field(default_factory=list)
+    peak_gflops: list[float] = field(default_factory=list)
 
     def median(self, name: str) -> float:
         return statistics.median(self.seconds[name])
@@ -43,11 +45,23 @@ class Timing:
         """The contestant's time over ours, in rounds: above 1 we are faster."""
         return median_ratio(self.seconds, name, OURS)
 
+    def fma_share(self) -> float | None:
+        """Our useful operations over float32 multiply-adds in registers, in rounds; over 1 where AMX multiplies."""
+        if not self.peak_gflops:
+            return None
+        rounds = zip(self.seconds[OURS], self.peak_gflops, strict=True)
+        return statistics.median(self.case.flops / 1e9 / seconds / peak for seconds, peak in rounds)
+
     def read_share(self) -> float | None:
         """Which share of the machine's read bandwidth we reach: the time of reading K and V over ours, in rounds."""
         if not self.read_seconds:
             return None
         return median_ratio({OURS: self.seconds[OURS], "read": self.read_seconds}, "read", OURS)
+
+    def shares(self) -> dict[str, float]:
+        """Those that were measured, under the names that people see."""
+        shares = {"of FMA peak": self.fma_share(), "of reading K and V": self.read_share()}
+        return {name: share for name, share in shares.items() if share is not None}
 
     def fastest_peer(self, ours: set[str]) -> str | None:
         """The peer with the smallest median time."""
@@ -129,6 +143,7 @@ class BenchResult:
                 entry["gflops"] = {name: timing.gflops(name) for name in timing.seconds}
                 entry["gbytes"] = {name: timing.gbytes(name) for name in timing.seconds}
                 entry["time_over_ours"] = {name: timing.ratio(name) for name in timing.seconds}
+                entry["fma_share"] = timing.fma_share()
                 entry["read_share"] = timing.read_share()
                 entry["fastest_peer"] = timing.fastest_peer(self.ours)
         return data

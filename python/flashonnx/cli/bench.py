@@ -132,9 +132,11 @@ def _time_table(title: str, timings: list[Timing]) -> Any:
     rows = {}
     for timing in timings:
         cells = {name: f"{timing.median(name) * 1e3:.4g} ({timing.ratio(name):.2f})" for name in timing.seconds}
-        cells |= {"our GFLOP/s": f"{timing.gflops():.0f}", "our GB/s": f"{timing.gbytes():.0f}"}
-        share = timing.read_share()
-        rows[str(timing.case)] = cells if share is None else cells | {"of reading K and V": f"{share:.2f}"}
+        cells["our GFLOP/s"] = f"{timing.gflops():.0f}"
+        if timing.case.is_decoding:
+            cells["our GB/s"] = f"{timing.gbytes():.0f}"
+        cells |= {name: f"{share:.2f}" for name, share in timing.shares().items()}
+        rows[str(timing.case)] = cells
     return _table(title, rows, str)
 
 
@@ -142,7 +144,8 @@ def _table(title: str, rows: Mapping[str, Mapping[str, Any]], text: Callable[[An
     """Rows and columns by name; a column for every name that some row has."""
     from rich.table import Table
 
-    table = Table("case", title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    table.add_column("case", no_wrap=True)
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     for name in names:
         table.add_column(name, justify="right")

@@ -22,7 +22,8 @@ def render_page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"svg": Markup, "sig": _significant, "mib": _mebibytes, "ms": _milliseconds}
+    filters = {"svg": Markup, "sig": _significant, "mib": _mebibytes, "ms": _milliseconds, "share": _share}
+    environment.filters |= filters
     return environment.get_template(template).render(version=flashonnx.__version__, **values)
 
 
@@ -37,3 +38,7 @@ def _mebibytes(value: float | None) -> str:
 
 def _milliseconds(value: float | None) -> str:
     return _NONE if value is None else f"{value * 1e3:,.2f}"
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.2f}"

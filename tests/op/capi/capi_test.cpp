@@ -216,6 +216,19 @@ TEST(CApi, OutputShapesFollowQ) {
   EXPECT_EQ(flashonnx_output_shape(&node, 9, dims, &rank, call.text, sizeof call.text), FLASHONNX_INVALID_ARGUMENT);
 }
 
+TEST(CApi, MultiplyAddsAreCounted) {
+  int64_t done = -1, more = -1;
+  ASSERT_EQ(flashonnx_multiply_add(0, 1, &done, nullptr, 0), FLASHONNX_OK);
+  EXPECT_EQ(done, 0);
+  ASSERT_EQ(flashonnx_multiply_add(1, 2, &done, nullptr, 0), FLASHONNX_OK);
+  EXPECT_GE(done, 1);
+  ASSERT_EQ(flashonnx_multiply_add(done + 1, 2, &more, nullptr, 0), FLASHONNX_OK);
+  EXPECT_EQ(more, 2 * done);
+  char text[100];
+  EXPECT_EQ(flashonnx_multiply_add(-1, 1, &done, text, sizeof text), FLASHONNX_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(text).find("flops is -1; allowed"), std::string::npos) << text;
+}
+
 TEST(CApi, BuildInfoIsComplete) {
   char text[1024];
   ASSERT_EQ(flashonnx_build_info(text, sizeof text), FLASHONNX_OK);

@@ -1,4 +1,4 @@
-"""What decoding is measured against: how fast this machine reads K and V at all."""
+"""What a CPU's figures are measured against: how fast this machine multiplies, and reads K and V, at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 
 import numpy as np
+
+from flashonnx import native
+
+# A millisecond or so on each thread.
+FMA_FLOPS_PER_THREAD = 100_000_000
 
 # Inputs taken in turns hold at least so much, several times what the largest caches of usual machines do: each call
 # finds its K and V in memory, as a decoding step does whose model has read its weights since the last one.
@@ -36,3 +41,12 @@ def reader(arrays: Sequence[np.ndarray], threads: int) -> Callable[[], object]:
             tensor.sum()
 
     return read
+
+
+def multiplier(threads: int) -> tuple[Callable[[], object], int]:
+    """A function that multiplies and adds in registers on all threads, and how many operations a call of it is."""
+
+    def multiply() -> int:
+        return native.multiply_add(FMA_FLOPS_PER_THREAD * threads, num_threads=threads)
+
+    return multiply, multiply()
